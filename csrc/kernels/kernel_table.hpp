@@ -1,0 +1,32 @@
+// The kernels of one instruction set. Every slot is filled by the bodies compiled for that set, so none is
+// ever missing. Each family of kernels has its contract in a header of its own, <family>.hpp, with a struct
+// of function pointers; its bodies, <family>.cpp, are compiled once per instruction set into
+// namespace fastbn::FASTBN_ISA and fill that struct.
+#pragma once
+
+#include "gemm.hpp"
+#include "convolution.hpp"
+#include "pointwise.hpp"
+#include "normalization.hpp"
+#include "pooling.hpp"
+#include "losses.hpp"
+#include "updates.hpp"
+
+namespace fastbn {
+
+struct KernelTable {
+  const char* name;     // "baseline", "avx2", "avx512", "neon"
+  int vector_floats;    // lanes of one vector
+  GemmKernels gemm;
+  ConvolutionKernels convolution;
+  PointwiseKernels pointwise;
+  NormalizationKernels normalization;
+  PoolingKernels pooling;
+  LossKernels losses;
+  UpdateKernels updates;
+};
+
+// The table in use: FASTBN_ISA or the best that the machine has (runtime/cpu.cpp chooses).
+const KernelTable& kernels();
+
+}  // namespace fastbn

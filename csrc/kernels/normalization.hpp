@@ -1,0 +1,10 @@
+// Contract of the normalization kernels.
+#pragma once
+
+#include <stdint.h>
+
+namespace fastbn {
+
+struct NormalizationKernels {};
+
+}  // namespace fastbn

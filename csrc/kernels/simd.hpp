@@ -1,0 +1,145 @@
+// One vector type per instruction set. Included by kernel bodies only, which are compiled once per set with
+// -DFASTBN_ISA=<name>; everything here lives in namespace fastbn::FASTBN_ISA, so that no inline function of
+// one set can be linked into another (one-definition rule). No STL in here or in kernel bodies.
+//
+// Arithmetic, comparison (all-ones masks) and `mask ? a : b` are the compilers' vector extensions; what they
+// lack, or what must be one instruction (fused multiply-add), is below. Contraction is off: a * b + c is two
+// roundings, fma(a, b, c) one where the set has it (FASTBN_HAS_FMA) and two where it has not.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define FASTBN_LANES 16
+#define FASTBN_HAS_FMA 1
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define FASTBN_LANES 8
+#define FASTBN_HAS_FMA 1
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#define FASTBN_LANES 4
+#define FASTBN_HAS_FMA 1
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#define FASTBN_LANES 4
+#define FASTBN_HAS_FMA 0
+#else
+#define FASTBN_LANES 4
+#define FASTBN_HAS_FMA 0
+#endif
+
+#define FASTBN_INLINE static inline __attribute__((always_inline))
+
+namespace fastbn {
+namespace FASTBN_ISA {
+
+inline constexpr int kLanes = FASTBN_LANES;
+
+typedef float vfloat __attribute__((vector_size(FASTBN_LANES * 4)));
+typedef int32_t vint __attribute__((vector_size(FASTBN_LANES * 4)));
+typedef uint32_t vuint __attribute__((vector_size(FASTBN_LANES * 4)));
+typedef double vdouble __attribute__((vector_size(FASTBN_LANES * 4)));      // half as many lanes
+typedef float vhalf __attribute__((vector_size(FASTBN_LANES * 2)));         // as many lanes as a vdouble
+typedef uint8_t vbyte __attribute__((vector_size(FASTBN_LANES)));
+
+FASTBN_INLINE vfloat broadcast(float s) { return s - vfloat{}; }
+FASTBN_INLINE vint broadcast_int(int32_t s) { return s - vint{}; }
+
+FASTBN_INLINE vfloat load(const float* p) {
+  vfloat v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+FASTBN_INLINE void store(float* p, vfloat v) { memcpy(p, &v, sizeof v); }
+
+// The first n lanes, 0 <= n <= kLanes; the others are zero, and memory past n is not touched.
+FASTBN_INLINE vfloat load_partial(const float* p, int64_t n) {
+#if defined(__AVX512F__)
+  return (vfloat)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
+#else
+  vfloat v{};
+  memcpy(&v, p, (size_t)n * 4);
+  return v;
+#endif
+}
+FASTBN_INLINE void store_partial(float* p, vfloat v, int64_t n) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1u), (__m512)v);
+#else
+  memcpy(p, &v, (size_t)n * 4);
+#endif
+}
+
+// a * b + c
+FASTBN_INLINE vfloat fma(vfloat a, vfloat b, vfloat c) {
+#if defined(__AVX512F__)
+  return (vfloat)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+  return (vfloat)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (vfloat)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+FASTBN_INLINE vdouble fma(vdouble a, vdouble b, vdouble c) {
+#if defined(__AVX512F__)
+  return (vdouble)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__AVX2__)
+  return (vdouble)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__aarch64__)
+  return (vdouble)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+FASTBN_INLINE vfloat square_root(vfloat v) {
+#if defined(__AVX512F__)
+  return (vfloat)_mm512_sqrt_ps((__m512)v);
+#elif defined(__AVX2__)
+  return (vfloat)_mm256_sqrt_ps((__m256)v);
+#elif defined(__aarch64__)
+  return (vfloat)vsqrtq_f32((float32x4_t)v);
+#elif defined(__SSE2__)
+  return (vfloat)_mm_sqrt_ps((__m128)v);
+#else
+  for (int i = 0; i < kLanes; ++i) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+#endif
+}
+
+// Nearest integer, ties to even, as float; |v| < 2^22.
+FASTBN_INLINE vfloat round_even(vfloat v) {
+  const vfloat magic = broadcast(12582912.0f);  // 1.5 * 2^23
+  return (v + magic) - magic;
+}
+FASTBN_INLINE vint to_int(vfloat v) { return __builtin_convertvector(v, vint); }
+
+// The lanes as two vectors of doubles, read from memory.
+FASTBN_INLINE vdouble load_double(const float* p) {
+  vhalf h;
+  memcpy(&h, p, sizeof h);
+  return __builtin_convertvector(h, vdouble);
+}
+FASTBN_INLINE vdouble load_vdouble(const double* p) {
+  vdouble v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+FASTBN_INLINE void store_vdouble(double* p, vdouble v) { memcpy(p, &v, sizeof v); }
+
+// Scalar fused multiply-add with the rounding of the vector one, for tails that must agree with it.
+FASTBN_INLINE float fma_scalar(float a, float b, float c) {
+#if FASTBN_HAS_FMA
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+}  // namespace FASTBN_ISA
+}  // namespace fastbn

@@ -1,0 +1,46 @@
+// dense: y = act(x W + b), W (in, out) row-major; block functions on row and column ranges.
+//
+// All run on the calling thread, neither allocate nor throw. Element (r, c) of a result depends on row r of
+// x or dy, the weights and the reduction order, which is fixed by (in, out) alone: not on the ranges given.
+#pragma once
+
+#include <fastbn/fastbn.h>
+
+#include <cstdint>
+
+namespace fastbn {
+
+class DensePlan {
+ public:
+  DensePlan() = default;
+  DensePlan(int64_t in_features, int64_t out_features) : in_(in_features), out_(out_features) {}
+  int64_t in_features() const { return in_; }
+  int64_t out_features() const { return out_; }
+
+  // Column ranges given to forward (over out) and backward_data / backward_filter (over in) should begin at
+  // multiples of this (one packed panel), except that the last may end anywhere.
+  static int64_t column_grain();
+  // Floats of scratch for `rows` rows; covers all three functions for ranges of at most `columns` columns.
+  int64_t scratch(int64_t rows, int64_t columns) const;
+
+  // y[r][c] = act(bias[c] + sum_k x[r][k] W[k][c]) for r in [0, rows), c in [begin, end); act not softmax.
+  void forward(const float* x, int64_t x_stride, int64_t rows, const float* kernel, const float* bias,
+               int32_t activation, float alpha, float* y, int64_t y_stride, int64_t begin, int64_t end,
+               float* scratch) const noexcept;
+  // dx[r][k] = sum_c dy[r][c] W[k][c] for k in [begin, end).
+  void backward_data(const float* dy, int64_t dy_stride, int64_t rows, const float* kernel, float* dx,
+                     int64_t dx_stride, int64_t begin, int64_t end, float* scratch) const noexcept;
+  // dkernel[k - begin][c] = (accumulate ? old : 0) + sum_r x[r][k] dy[r][c] for k in [begin, end), all c, as
+  // one chain over r in order beginning at the old value: splitting the rows over calls leaves the bits alone.
+  // dkernel points at row `begin`; its rows are out_features long.
+  void backward_filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
+                       float* dkernel, int64_t begin, int64_t end, bool accumulate, float* scratch) const noexcept;
+
+ private:
+  int64_t in_ = 0, out_ = 0;
+};
+
+// sums[c] (+)= sum_r m[r][c], c in [0, columns): chains of at most 64 rows in float, added up in double.
+void column_sums(const float* m, int64_t stride, int64_t rows, int64_t columns, double* sums, bool accumulate) noexcept;
+
+}  // namespace fastbn

@@ -1,0 +1,72 @@
+// The one place where threads are opened: runs phases of numbered tasks.
+//
+// A phase's tasks may run in any order on any lane, even one after another on one lane; a phase begins
+// when the one before it has ended. Backends: one OpenMP region for all phases (default), the host's
+// parallel_for, or the calling thread. Inside, denormals are flushed, and the caller's mode is restored.
+// Fork, nesting and concurrent callers are dealt with here and nowhere else.
+#pragma once
+
+#include <fastbn/fastbn.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <span>
+#include <type_traits>
+
+namespace fastbn {
+
+// A non-owning reference to a callable void(int64_t task, int lane); the callable must not throw.
+class TaskRef {
+ public:
+  TaskRef() = default;
+  template <class Body>
+    requires(!std::is_same_v<std::remove_cvref_t<Body>, TaskRef>)
+  TaskRef(Body&& body)  // NOLINT: implicit on purpose, it is a parameter type
+      : object_(const_cast<void*>(static_cast<const void*>(&body))),
+        call_([](void* object, int64_t task, int lane) {
+          (*static_cast<std::remove_reference_t<Body>*>(object))(task, lane);
+        }) {}
+  void operator()(int64_t task, int lane) const { call_(object_, task, lane); }
+
+ private:
+  void* object_ = nullptr;
+  void (*call_)(void*, int64_t, int) = nullptr;
+};
+
+struct Phase {
+  int64_t tasks;
+  TaskRef run;
+};
+
+// Resolved from fbn_exec (NULL: defaults). `lanes` bounds the lane argument of every task.
+struct Exec {
+  int lanes = 1;
+  fbn_parallel_for parallel_for = nullptr;
+  void* parallel_for_host = nullptr;
+  void* workspace = nullptr;
+  size_t workspace_size = 0;
+  size_t* workspace_query = nullptr;
+};
+
+Exec resolve_exec(const char* operation, const fbn_exec* exec);
+
+// `work` is the estimated cost of all phases in floating-point operations or bytes (whichever is larger);
+// below a measured threshold everything runs on the calling thread.
+void execute(const Exec& exec, std::span<const Phase> phases, double work);
+inline void execute(const Exec& exec, std::initializer_list<Phase> phases, double work) {
+  execute(exec, std::span<const Phase>(phases.begin(), phases.size()), work);
+}
+
+// Half-open part i of n equal parts of [0, total), boundaries multiples of `grain`.
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+inline Range part_of(int64_t total, int64_t parts, int64_t i, int64_t grain = 1) {
+  const int64_t grains = (total + grain - 1) / grain;
+  const int64_t begin = grains * i / parts * grain, end = grains * (i + 1) / parts * grain;
+  return {begin < total ? begin : total, end < total ? end : total};
+}
+
+}  // namespace fastbn
