@@ -1,0 +1,211 @@
+// Graph and program functions of the C interface.
+#include "graph.hpp"
+#include "program.hpp"
+#include "runtime/status.hpp"
+
+#include <cstring>
+
+using namespace fastbn;
+
+namespace {
+
+void require_pointer(const char* operation, const void* pointer, const char* name) {
+  require(pointer != nullptr, operation, ": ", name, " must not be NULL. Received: NULL");
+}
+
+// A layer with the nested descriptors' sizes, which callers need not set, filled in.
+fbn_layer completed(const fbn_layer& layer) {
+  fbn_layer copy = layer;
+  copy.conv.struct_size = sizeof copy.conv;
+  copy.pool.struct_size = sizeof copy.pool;
+  return copy;
+}
+
+}  // namespace
+
+extern "C" {
+
+fbn_status fbn_graph_create(fbn_graph** graph) {
+  return guard([&] {
+    require_pointer("graph_create", graph, "graph");
+    *graph = new fbn_graph;
+  });
+}
+
+void fbn_graph_destroy(fbn_graph* graph) { delete graph; }
+
+fbn_status fbn_graph_add(fbn_graph* graph, const fbn_layer* layer, int32_t* node) {
+  return guard([&] {
+    require_pointer("graph_add", graph, "graph");
+    require_pointer("graph_add", node, "node");
+    require_descriptor("graph_add", layer);
+    *node = graph->graph.add(completed(*layer));
+  });
+}
+
+fbn_status fbn_graph_shape(const fbn_graph* graph, int32_t node, int32_t* rank, int64_t* shape) {
+  return guard([&] {
+    require_pointer("graph_shape", graph, "graph");
+    require_pointer("graph_shape", rank, "rank");
+    require_pointer("graph_shape", shape, "shape");
+    const Shape& s = graph->graph.node(node).shape;
+    *rank = static_cast<int32_t>(s.size());
+    std::copy(s.begin(), s.end(), shape);
+  });
+}
+
+fbn_status fbn_graph_layer_cost(const fbn_graph* graph, int32_t node, int64_t* trainable_parameters,
+                                int64_t* other_parameters, int64_t* multiply_adds) {
+  return guard([&] {
+    require_pointer("graph_layer_cost", graph, "graph");
+    const Node& n = graph->graph.node(node);
+    int64_t counts[2] = {0, 0};
+    for (const ParameterSpec& spec : n.parameters) counts[spec.trainable ? 0 : 1] += element_count(spec.shape);
+    if (trainable_parameters != nullptr) *trainable_parameters = counts[0];
+    if (other_parameters != nullptr) *other_parameters = counts[1];
+    if (multiply_adds != nullptr) *multiply_adds = n.multiply_adds;
+  });
+}
+
+fbn_status fbn_program_create(const fbn_graph* graph, int32_t output, const fbn_program_options* options,
+                              fbn_program** program) {
+  return guard([&] {
+    require_pointer("program_create", graph, "graph");
+    require_pointer("program_create", program, "program");
+    require_descriptor("program_create", options);
+    fbn_program_options copy = *options;
+    copy.optimizer.struct_size = sizeof copy.optimizer;
+    *program = new fbn_program{Program(graph->graph, output, copy)};
+  });
+}
+
+void fbn_program_destroy(fbn_program* program) { delete program; }
+
+fbn_status fbn_program_train(fbn_program* program, const void* x, const void* y, const int64_t* index, int64_t n,
+                             fbn_step_result* result, const fbn_exec* exec) {
+  return guard([&] {
+    require_pointer("train", program, "program");
+    if (n > 0) require_pointer("train", x, "x"), require_pointer("train", y, "y");
+    program->program.train(x, y, index, n, result, resolve_exec("train", exec));
+  });
+}
+
+fbn_status fbn_program_evaluate(fbn_program* program, const void* x, const void* y, const int64_t* index, int64_t n,
+                                fbn_step_result* result, const fbn_exec* exec) {
+  return guard([&] {
+    require_pointer("evaluate", program, "program");
+    if (n > 0) require_pointer("evaluate", x, "x"), require_pointer("evaluate", y, "y");
+    program->program.evaluate(x, y, index, n, result, resolve_exec("evaluate", exec));
+  });
+}
+
+fbn_status fbn_program_predict(fbn_program* program, const void* x, const int64_t* index, int64_t n, float* out,
+                               const fbn_exec* exec) {
+  return guard([&] {
+    require_pointer("predict", program, "program");
+    if (n > 0) require_pointer("predict", x, "x"), require_pointer("predict", out, "out");
+    program->program.predict(program->program.output(), x, index, n, out, resolve_exec("predict", exec));
+  });
+}
+
+fbn_status fbn_program_node_output(fbn_program* program, int32_t node, const void* x, const int64_t* index, int64_t n,
+                                   float* out, const fbn_exec* exec) {
+  return guard([&] {
+    require_pointer("node_output", program, "program");
+    if (n > 0) require_pointer("node_output", x, "x"), require_pointer("node_output", out, "out");
+    program->program.predict(node, x, index, n, out, resolve_exec("node_output", exec));
+  });
+}
+
+int32_t fbn_program_parameter_count(const fbn_program* program) {
+  return program == nullptr ? 0 : static_cast<int32_t>(program->program.parameters().size());
+}
+
+const char* fbn_program_parameter_name(const fbn_program* program, int32_t parameter) {
+  if (parameter < 0 || parameter >= fbn_program_parameter_count(program)) return nullptr;
+  return program->program.parameters()[static_cast<size_t>(parameter)].spec.name.c_str();
+}
+
+fbn_status fbn_program_parameter_info(const fbn_program* program, int32_t parameter, int32_t* rank, int64_t* shape,
+                                      int32_t* trainable) {
+  return guard([&] {
+    require_pointer("parameter_info", program, "program");
+    require(parameter >= 0 && parameter < fbn_program_parameter_count(program),
+            "parameter_info: no such parameter. Received: ", parameter);
+    const ParameterSpec& spec = program->program.parameters()[static_cast<size_t>(parameter)].spec;
+    if (rank != nullptr) *rank = static_cast<int32_t>(spec.shape.size());
+    if (shape != nullptr) std::copy(spec.shape.begin(), spec.shape.end(), shape);
+    if (trainable != nullptr) *trainable = spec.trainable ? 1 : 0;
+  });
+}
+
+fbn_status fbn_program_get(const fbn_program* program, int32_t parameter, const char* what, float* out) {
+  return guard([&] {
+    require_pointer("program_get", program, "program");
+    require_pointer("program_get", out, "out");
+    program->program.get(parameter, what, out);
+  });
+}
+
+fbn_status fbn_program_set(fbn_program* program, int32_t parameter, const char* what, const float* in) {
+  return guard([&] {
+    require_pointer("program_set", program, "program");
+    require_pointer("program_set", in, "in");
+    program->program.set(parameter, what, in);
+  });
+}
+
+int64_t fbn_program_get_iteration(const fbn_program* program) {
+  return program == nullptr ? 0 : program->program.iteration();
+}
+
+fbn_status fbn_program_set_iteration(fbn_program* program, int64_t iteration) {
+  return guard([&] {
+    require_pointer("set_iteration", program, "program");
+    program->program.set_iteration(iteration);
+  });
+}
+
+double fbn_program_get_learning_rate(const fbn_program* program) {
+  return program == nullptr ? 0 : program->program.learning_rate();
+}
+
+fbn_status fbn_program_set_learning_rate(fbn_program* program, double learning_rate) {
+  return guard([&] {
+    require_pointer("set_learning_rate", program, "program");
+    program->program.set_learning_rate(learning_rate);
+  });
+}
+
+fbn_status fbn_program_describe(const fbn_program* program, char* text, size_t capacity, size_t* needed) {
+  return guard([&] {
+    require_pointer("describe", program, "program");
+    const std::string all = program->program.describe();
+    if (needed != nullptr) *needed = all.size() + 1;
+    if (text != nullptr && capacity > 0) {
+      const size_t size = std::min(all.size(), capacity - 1);
+      std::memcpy(text, all.data(), size);
+      text[size] = '\0';
+    }
+  });
+}
+
+fbn_status fbn_program_costs(const fbn_program* program, int64_t batch, fbn_cost_row* rows, int32_t capacity,
+                             int32_t* count) {
+  return guard([&] {
+    require_pointer("costs", program, "program");
+    require_pointer("costs", count, "count");
+    const auto all = program->program.costs(batch);
+    *count = static_cast<int32_t>(all.size());
+    for (int32_t i = 0; rows != nullptr && i < std::min(capacity, *count); ++i) rows[i] = all[static_cast<size_t>(i)];
+  });
+}
+
+fbn_status fbn_program_reset_costs(fbn_program* program) {
+  return guard([&] {
+    require_pointer("reset_costs", program, "program");
+    program->program.reset_costs();
+  });
+}
+
+}  // extern "C"

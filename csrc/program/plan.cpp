@@ -1,0 +1,100 @@
+// Replay: where a value of a sample lies, and what a task of a phase does.
+#include "plan.hpp"
+
+#include <chrono>
+
+namespace fastbn {
+
+char* StepContext::address(int value) const {
+  const Value& v = run->plan->values[static_cast<size_t>(value)];
+  switch (v.storage) {
+    case Storage::block:
+      return block_base + v.offset * block;
+    case Storage::chunk:
+      return chunk_base + v.offset * run->plan->chunk + (first - chunk_first) * v.sample_bytes;
+    case Storage::arena:
+      return run->arena + v.offset + first * v.sample_bytes;
+    case Storage::global:
+      return run->arena + v.offset;
+  }
+  return nullptr;
+}
+
+int64_t Plan::tasks(const PhasePlan& phase, int64_t batch) const {
+  switch (phase.domain) {
+    case Domain::samples:
+      return chunks(batch);
+    case Domain::features:
+      return (phase.columns + phase.slice - 1) / phase.slice;
+    case Domain::single: {
+      int64_t count = 0;
+      for (const int s : phase.steps) count += steps[static_cast<size_t>(s)].tasks;
+      return count;
+    }
+  }
+  return 0;
+}
+
+namespace {
+
+void run_step(const Step& step, size_t index, const StepContext& c, int lane) {
+  if (c.run->lane_seconds == nullptr) {
+    step.run(c);
+    return;
+  }
+  const auto start = std::chrono::steady_clock::now();
+  step.run(c);
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  c.run->lane_seconds[static_cast<size_t>(lane) * c.run->plan->steps.size() + index] += elapsed.count();
+}
+
+}  // namespace
+
+void Plan::run_task(const PhasePlan& phase, const Run& run, int64_t task, int lane) const {
+  char* const base = run.lanes + lane * lane_bytes;
+  StepContext c{};
+  c.run = &run;
+  c.scratch = reinterpret_cast<float*>(base);
+  c.chunk_base = base + scratch_bytes;
+  c.block_base = c.chunk_base + phase.chunk_region;
+  c.task = task;
+  switch (phase.domain) {
+    case Domain::features:
+      c.count = run.batch;
+      c.begin = task * phase.slice;
+      c.end = std::min(c.begin + phase.slice, phase.columns);
+      for (const int s : phase.steps) {
+        const Step& step = steps[static_cast<size_t>(s)];
+        if (!step.solo || task == 0) run_step(step, static_cast<size_t>(s), c, lane);
+      }
+      return;
+    case Domain::single:
+      for (const int s : phase.steps) {
+        const Step& step = steps[static_cast<size_t>(s)];
+        if (c.task < step.tasks) return run_step(step, static_cast<size_t>(s), c, lane);
+        c.task -= step.tasks;
+      }
+      return;
+    case Domain::samples: {
+      c.end = -1;
+      c.chunk = task;
+      c.chunk_first = task * chunk;
+      const int64_t last = c.chunk_first + chunk_size(run.batch, task);
+      auto step = phase.steps.begin();
+      for (const Segment& segment : phase.segments) {
+        const auto segment_end = step + (segment.last_step - segment.first_step + 1);
+        c.block = segment.block;
+        for (c.first = c.chunk_first; c.first < last; c.first += segment.block) {
+          c.count = std::min(segment.block, last - c.first);
+          c.chunk_start = c.first == c.chunk_first;
+          for (auto s = step; s != segment_end; ++s)
+            run_step(steps[static_cast<size_t>(*s)], static_cast<size_t>(*s), c, lane);
+        }
+        step = segment_end;
+      }
+      return;
+    }
+  }
+}
+
+}  // namespace fastbn

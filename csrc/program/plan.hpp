@@ -1,0 +1,163 @@
+// A plan: one way through a program (training, evaluation or prediction) as phases of tasks.
+//
+// A phase is a list of steps with one partition axis. Its tasks may run in any order:
+//   samples   a task is a chunk of the batch; the steps run depth-first over blocks of the chunk that fit the
+//             cache. Chunk boundaries are part of the numeric plan (a function of the capacity alone); the size of
+//             a block is not: no step's result depends on it.
+//   features  a task is a range of columns of (rows, columns) matrices, for all samples: dense layers and what
+//             works column by column (batch-norm, dropout, activations) behind or before them.
+//   single    every step brings its own number of independent tasks: packing, statistics, updates.
+#pragma once
+
+#include "graph.hpp"
+#include "operators/optimizers.hpp"
+#include "parameters.hpp"
+#include "runtime/executor.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace fastbn {
+
+enum class Domain { samples, features, single };
+
+enum class Storage {
+  block,   // lane scratch, one block of samples
+  chunk,   // lane scratch, one chunk: crosses from one segment of a phase to the next
+  arena,   // the whole batch: crosses a phase
+  global   // no sample axis: statistics, partial sums
+};
+
+struct Value {
+  std::string name;
+  int64_t sample_bytes = 0;  // 0: global
+  int64_t bytes = 0;         // of a global
+  int phase = -1;            // that writes it
+  bool crosses = false;
+  Storage storage = Storage::block;
+  int64_t offset = 0;               // arena, global: bytes; block, chunk: bytes per sample of the window
+  std::function<int()> remake;      // emits the steps that make it again in the current phase (planning only)
+};
+
+struct Plan;
+
+// One replay of a plan.
+struct Run {
+  const Plan* plan = nullptr;
+  int64_t batch = 0;
+  const void* x = nullptr;
+  const void* y = nullptr;
+  const int64_t* index = nullptr;  // rows of x and y, or nullptr for 0..batch
+  float* out = nullptr;            // prediction: rows of this run's samples
+  char* arena = nullptr;
+  char* lanes = nullptr;  // lane scratch, plan->lane_bytes each
+  UpdateRule rule{};
+  uint64_t iteration = 0;  // keys the dropout masks
+  double* lane_seconds = nullptr;  // timing: [lane][step], or nullptr
+  int64_t row(int64_t sample) const { return index != nullptr ? index[sample] : sample; }
+};
+
+// What a step is to work on. In a samples phase: `count` samples from `first`; in a features phase: all samples,
+// columns [begin, end); in a single phase: part `task` of the step's own tasks.
+struct StepContext {
+  const Run* run;
+  int64_t first, count;
+  int64_t begin, end;  // end < 0: all columns
+  int64_t task;
+  int64_t chunk, chunk_first;
+  bool chunk_start;
+  float* scratch;               // of the step
+  char *chunk_base, *block_base;  // lane scratch for values of this chunk, of this block
+  int64_t block;                // capacity of the block in samples
+
+  // The columns to work on of a matrix with `columns` of them.
+  Range columns(int64_t columns) const { return end < 0 ? Range{0, columns} : Range{begin, end}; }
+
+  template <class T = float>
+  T* at(int value) const {
+    return reinterpret_cast<T*>(address(value));
+  }
+
+ private:
+  char* address(int value) const;
+};
+
+struct Step {
+  int node = -1;  // layer it belongs to, or -1
+  const char* operation = "";
+  int32_t direction = FBN_FORWARD;
+  std::vector<int> reads, writes;
+  std::function<void(const StepContext&)> run;
+  int64_t scratch_floats = 0;
+  bool whole_chunk = false;  // samples: runs once a chunk, not once a block
+  bool solo = false;         // features: runs in the first task only
+  int64_t tasks = 1;         // single
+  int in_place_out = -1, in_place_in = -1;  // out may take the memory of in, where in ends here
+  int64_t multiply_adds = 0;                // a sample
+  int64_t fixed_bytes = 0;                  // weights and the like, read or written once a call
+  std::string note;                         // for the report: what was fused, what was made again
+};
+
+struct Segment {  // consecutive steps of a samples phase with one block size
+  int first_step, last_step;
+  bool whole_chunk;
+  int64_t block;              // samples
+  int64_t block_sample_bytes = 0;
+};
+
+struct PhasePlan {
+  Domain domain;
+  int64_t columns = 0, rows_per_sample = 0;  // features
+  int64_t slice = 0;                         // features: columns of a task
+  std::vector<int> steps;
+  std::vector<Segment> segments;  // samples
+  int64_t chunk_region = 0;       // samples: bytes of chunk storage in the lane scratch
+};
+
+struct Plan {
+  int64_t capacity = 0;
+  int64_t chunk = 0;  // samples
+  std::vector<Value> values;
+  std::vector<Step> steps;
+  std::vector<PhasePlan> phases;
+  int64_t arena_bytes = 0;
+  int64_t scratch_bytes = 0;  // step scratch at the start of a lane
+  int64_t lane_bytes = 0;
+  int loss = -1, absolute = -1, correct = -1;  // globals: one float, float, byte a row
+  int64_t loss_rows = 1;                       // a sample
+  double work_per_sample = 0, work_fixed = 0;  // for the executor's threshold
+  std::vector<std::string> fusions;            // one line each, for the report
+
+  int64_t chunks(int64_t batch) const { return (batch + chunk - 1) / chunk; }
+  int64_t chunk_size(int64_t batch, int64_t i) const { return std::min(chunk, batch - i * chunk); }
+  int64_t tasks(const PhasePlan& phase, int64_t batch) const;
+  void run_task(const PhasePlan& phase, const Run& run, int64_t task, int lane) const;
+};
+
+enum class Mode { train, evaluate, predict };
+
+struct PlanRequest {
+  const Graph* graph;
+  int output;
+  Mode mode;
+  int32_t loss, labels_dtype;
+  int64_t capacity;
+  int64_t block_bytes;  // 0: from the machine
+  uint64_t seed;
+  int32_t conv_algorithm;
+};
+
+// Plans are made once per mode; `store` outlives them.
+std::unique_ptr<Plan> make_plan(const PlanRequest& request, ParameterStore& store);
+
+// The plan in words, phase by phase.
+std::string describe(const Plan& plan, const Graph& graph);
+// One row a step, and "(waiting)": the wall time that no step explains. `seconds` by step, all over `steps` replays.
+std::vector<fbn_cost_row> cost_rows(const Plan& plan, const Graph& graph, int64_t batch, const std::vector<double>& seconds,
+                                    double wall, int64_t steps);
+
+}  // namespace fastbn

@@ -1,0 +1,368 @@
+#include "program.hpp"
+
+#include "initializers.hpp"
+#include "operators/losses.hpp"
+#include "runtime/random.hpp"
+#include "runtime/status.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+
+namespace fastbn {
+namespace {
+
+constexpr int64_t kInferenceBatch = 256;  // capacity of the evaluation and prediction plans
+
+}  // namespace
+
+Program::Program(const Graph& graph, int output, const fbn_program_options& options)
+    : graph_(graph), output_(output), options_(options) {
+  const Node& out = graph_.node(output);
+  require(options.loss >= FBN_LOSS_NONE && options.loss <= FBN_LOSS_MEAN_SQUARED_ERROR,
+          "program: unknown loss. Received: ", options.loss);
+  require(options.conv_algorithm == FBN_ALGORITHM_AUTO || options.conv_algorithm == FBN_ALGORITHM_DIRECT,
+          "program: conv_algorithm must be auto or direct. Received: ", options.conv_algorithm);
+  require(options.block_bytes >= 0, "program: block_bytes must not be negative. Received: ", options.block_bytes);
+  if (options.loss != FBN_LOSS_NONE) {
+    require(options.max_batch >= 1, "program: max_batch must be at least 1. Received: ", options.max_batch);
+    const bool classes = options.labels_dtype == FBN_INT32;
+    require(classes || options.labels_dtype == FBN_FLOAT32, "program: labels must be float32 or int32. Received: dtype ",
+            options.labels_dtype);
+    require(!classes || options.loss == FBN_LOSS_SOFTMAX_CROSS_ENTROPY,
+            "program: int32 labels need the softmax cross-entropy loss. Received: loss ", options.loss);
+    check_optimizer("program", options.optimizer);
+  }
+  int inputs = 0;
+  for (const Node& node : graph_.nodes()) inputs += node.layer.kind == FBN_LAYER_INPUT ? 1 : 0;
+  require(inputs == 1, "program: the graph must have one input layer. Received: ", inputs);
+  require(out.dtype == FBN_FLOAT32 && out.layer.kind != FBN_LAYER_INPUT,
+          "program: the output must be a float32 layer behind the input. Received: '", out.name, "'");
+
+  store_.keep_gradients = options.keep_gradients != 0;
+  store_.slot_count = options.loss == FBN_LOSS_NONE ? 0 : optimizer_slot_count(options.optimizer);
+  size_t count = 0;
+  for (const Node& node : graph_.nodes()) count += node.parameters.size();
+  store_.parameters.reserve(count);
+  for (const Node& node : graph_.nodes()) {
+    store_.first_of_node.push_back(static_cast<int>(store_.parameters.size()));
+    for (const ParameterSpec& spec : node.parameters) {
+      Parameter p;
+      p.spec = spec;
+      p.size = element_count(spec.shape);
+      const size_t bytes = static_cast<size_t>(p.size) * sizeof(float);
+      p.value = Buffer(bytes);
+      initialize(spec, derive_seed(options.seed, store_.parameters.size()), p.value.floats());
+      if (spec.trainable) {
+        for (int slot = 0; slot < store_.slot_count; ++slot) {
+          p.slots[slot] = Buffer(bytes);
+          std::memset(p.slots[slot].data(), 0, bytes);
+        }
+        if (store_.keep_gradients) {
+          p.gradient = Buffer(bytes);
+          std::memset(p.gradient.data(), 0, bytes);
+        }
+      }
+      store_.parameters.push_back(std::move(p));
+    }
+  }
+  store_.first_of_node.push_back(static_cast<int>(store_.parameters.size()));
+
+  for (size_t i = 0; i < graph_.nodes().size(); ++i) {
+    const Node& node = graph_.nodes()[i];
+    if (node.layer.kind != FBN_LAYER_CONV2D) continue;
+    fbn_conv2d d = node.layer.conv;
+    d.algorithm = options.conv_algorithm;
+    PackedKernel packed{Conv2dPlan(node.name.c_str(), d), store_.find(static_cast<int>(i), ParameterRole::kernel), {}, {}};
+    packed.forward = Buffer(static_cast<size_t>(packed.plan.packed_forward_size()) * sizeof(float));
+    packed.backward = Buffer(static_cast<size_t>(packed.plan.packed_backward_size()) * sizeof(float));
+    store_.packed.emplace(static_cast<int>(i), std::move(packed));
+  }
+
+  if (options.loss != FBN_LOSS_NONE) {
+    const PlanRequest request{&graph_,          output, Mode::train, options.loss, options.labels_dtype, options.max_batch,
+                              options.block_bytes, options.seed, options.conv_algorithm};
+    training_.plan = make_plan(request, store_);
+    timed_seconds_.assign(training_.plan->steps.size(), 0.0);
+  }
+}
+
+Program::Replayable& Program::inference(Mode mode, int node) {
+  const std::lock_guard lock(inference_mutex_);
+  auto& entry = inference_[{static_cast<int>(mode), node}];
+  if (!entry) {
+    auto made = std::make_unique<Replayable>();
+    const PlanRequest request{&graph_,          node, mode, options_.loss, options_.labels_dtype, kInferenceBatch,
+                              options_.block_bytes, options_.seed, options_.conv_algorithm};
+    made->plan = make_plan(request, store_);
+    entry = std::move(made);
+  }
+  return *entry;
+}
+
+// Memory of a replay, taken from the idle ones and returned at the end.
+class Program::Lease {
+ public:
+  Lease(Replayable& owner, int lanes, bool timing) : owner_(owner) {
+    {
+      const std::lock_guard lock(owner.mutex);
+      if (!owner.idle.empty()) {
+        memory_ = std::move(owner.idle.back());
+        owner.idle.pop_back();
+      }
+    }
+    const Plan& plan = *owner.plan;
+    if (!memory_) {
+      memory_ = std::make_unique<Memory>();
+      memory_->arena = Buffer(static_cast<size_t>(plan.arena_bytes));
+    }
+    if (memory_->lane_count < lanes) {
+      memory_->lanes = Buffer(static_cast<size_t>(plan.lane_bytes) * static_cast<size_t>(lanes));
+      if (timing) memory_->seconds = Buffer(static_cast<size_t>(lanes) * plan.steps.size() * sizeof(double));
+      memory_->lane_count = lanes;
+    }
+  }
+  ~Lease() {
+    const std::lock_guard lock(owner_.mutex);
+    try {
+      owner_.idle.push_back(std::move(memory_));
+    } catch (...) {  // no room to keep it: it is freed
+    }
+  }
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+  Memory& memory() { return *memory_; }
+
+ private:
+  Replayable& owner_;
+  std::unique_ptr<Memory> memory_;
+};
+
+void Program::replay(Replayable& target, Run& run, const Exec& exec) {
+  const Plan& plan = *target.plan;
+  run.plan = &plan;
+  struct Runner {
+    const Run* run;
+    const PhasePlan* phase;
+    void operator()(int64_t task, int lane) const { run->plan->run_task(*phase, *run, task, lane); }
+  };
+  thread_local std::vector<Runner> runners;
+  thread_local std::vector<Phase> phases;
+  runners.clear();
+  phases.clear();
+  runners.reserve(plan.phases.size());
+  phases.reserve(plan.phases.size());
+  for (const PhasePlan& phase : plan.phases) {
+    if (phase.steps.empty()) continue;
+    runners.push_back({&run, &phase});
+    phases.push_back({plan.tasks(phase, run.batch), TaskRef(runners.back())});
+  }
+  execute(exec, phases, plan.work_fixed + plan.work_per_sample * static_cast<double>(run.batch));
+}
+
+void Program::sum_losses(const Plan& plan, const Run& run, fbn_step_result& result) const {
+  const auto at = [&](int value) { return run.arena + plan.values[static_cast<size_t>(value)].offset; };
+  const int64_t rows = run.batch * plan.loss_rows;
+  const float* loss = reinterpret_cast<const float*>(at(plan.loss));
+  double sum = 0;
+  for (int64_t i = 0; i < rows; ++i) sum += static_cast<double>(loss[i]);
+  result.loss += sum / static_cast<double>(plan.loss_rows);
+  result.samples += run.batch;
+  if (options_.loss == FBN_LOSS_SOFTMAX_CROSS_ENTROPY) {
+    const uint8_t* correct = reinterpret_cast<const uint8_t*>(at(plan.correct));
+    for (int64_t i = 0; i < rows; ++i) result.correct += correct[i];
+  } else {
+    const float* absolute = reinterpret_cast<const float*>(at(plan.absolute));
+    for (int64_t i = 0; i < run.batch; ++i) result.absolute_error += static_cast<double>(absolute[i]);
+    result.squared_error += sum;
+  }
+}
+
+void Program::check_batch_labels(const char* operation, const void* y, const int64_t* index, int64_t n) const {
+  if (options_.labels_dtype != FBN_INT32) return;
+  const Node& out = graph_.node(output_);
+  const int64_t rows = out.size() / out.channels();
+  const int32_t* labels = static_cast<const int32_t*>(y);
+  if (index == nullptr) return check_labels(operation, labels, n * rows, out.channels());
+  for (int64_t i = 0; i < n; ++i) check_labels(operation, labels + index[i] * rows, rows, out.channels());
+}
+
+void Program::train(const void* x, const void* y, const int64_t* index, int64_t n, fbn_step_result* result,
+                    const Exec& exec) {
+  require(training_.plan != nullptr, "train: the program was made without a loss. Received: FBN_LOSS_NONE");
+  require(n >= 0 && n <= options_.max_batch, "train: the batch must be at most max_batch = ", options_.max_batch,
+          ". Received: ", n);
+  fbn_step_result sums{};
+  const std::unique_lock training(training_mutex_, std::try_to_lock);
+  if (!training) fail(FBN_BUSY, "train: the program is training in another thread");
+  if (n > 0) {
+    check_batch_labels("train", y, index, n);
+    const std::unique_lock weights(weights_);
+    Lease lease(training_, exec.lanes, options_.timing != 0);
+    Run run;
+    run.batch = n;
+    run.x = x;
+    run.y = y;
+    run.index = index;
+    run.arena = static_cast<char*>(lease.memory().arena.data());
+    run.lanes = static_cast<char*>(lease.memory().lanes.data());
+    run.rule = update_rule(options_.optimizer, iteration_);
+    run.iteration = static_cast<uint64_t>(iteration_);
+    const size_t steps = training_.plan->steps.size();
+    if (options_.timing != 0) {
+      run.lane_seconds = static_cast<double*>(lease.memory().seconds.data());
+      std::fill_n(run.lane_seconds, static_cast<size_t>(exec.lanes) * steps, 0.0);
+    }
+    const auto start = std::chrono::steady_clock::now();
+    replay(training_, run, exec);
+    if (options_.timing != 0) {
+      const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+      timed_wall_ += elapsed.count();
+      ++timed_steps_;
+      for (size_t i = 0; i < steps; ++i)
+        for (int lane = 0; lane < exec.lanes; ++lane)
+          timed_seconds_[i] += run.lane_seconds[static_cast<size_t>(lane) * steps + i] / exec.lanes;
+    }
+    ++iteration_;
+    packed_ = false;
+    sum_losses(*training_.plan, run, sums);
+    sums.loss /= static_cast<double>(n);
+  }
+  if (result != nullptr) *result = sums;
+}
+
+// Brings the packed kernels up to date; callers hold weights_ shared.
+void Program::repack() {
+  const std::lock_guard lock(pack_mutex_);
+  if (packed_) return;
+  for (auto& [node, packed] : store_.packed) packed.plan.pack_forward(packed.kernel->value.floats(), packed.forward.floats());
+  packed_ = true;
+}
+
+void Program::evaluate(const void* x, const void* y, const int64_t* index, int64_t n, fbn_step_result* result,
+                       const Exec& exec) {
+  require(options_.loss != FBN_LOSS_NONE, "evaluate: the program was made without a loss. Received: FBN_LOSS_NONE");
+  require(n >= 0, "evaluate: the number of samples must not be negative. Received: ", n);
+  check_batch_labels("evaluate", y, index, n);
+  fbn_step_result sums{};
+  if (n > 0) {
+    Replayable& target = inference(Mode::evaluate, output_);
+    const Node& out = graph_.node(output_);
+    const std::shared_lock weights(weights_);
+    repack();
+    Lease lease(target, exec.lanes, false);
+    for (int64_t first = 0; first < n; first += kInferenceBatch) {
+      Run run;
+      run.batch = std::min(kInferenceBatch, n - first);
+      run.index = index != nullptr ? index + first : nullptr;
+      run.x = x;
+      run.y = y;
+      if (index == nullptr) {
+        run.x = static_cast<const char*>(x) + first * input_row_bytes();
+        run.y = static_cast<const char*>(y) +
+                first * 4 * (options_.labels_dtype == FBN_INT32 ? out.size() / out.channels() : out.size());
+      }
+      run.arena = static_cast<char*>(lease.memory().arena.data());
+      run.lanes = static_cast<char*>(lease.memory().lanes.data());
+      replay(target, run, exec);
+      sum_losses(*target.plan, run, sums);
+    }
+    sums.loss /= static_cast<double>(n);
+  }
+  if (result != nullptr) *result = sums;
+}
+
+void Program::predict(int node, const void* x, const int64_t* index, int64_t n, float* out, const Exec& exec) {
+  require(n >= 0, "predict: the number of samples must not be negative. Received: ", n);
+  const Node& target_node = graph_.node(node);
+  require(target_node.dtype == FBN_FLOAT32, "predict: the node must be float32. Received: '", target_node.name, "'");
+  if (n == 0) return;
+  Replayable& target = inference(Mode::predict, node);
+  const std::shared_lock weights(weights_);
+  repack();
+  Lease lease(target, exec.lanes, false);
+  for (int64_t first = 0; first < n; first += kInferenceBatch) {
+    Run run;
+    run.batch = std::min(kInferenceBatch, n - first);
+    run.index = index != nullptr ? index + first : nullptr;
+    run.x = index != nullptr ? x : static_cast<const char*>(x) + first * input_row_bytes();
+    run.out = out + first * target_node.size();
+    run.arena = static_cast<char*>(lease.memory().arena.data());
+    run.lanes = static_cast<char*>(lease.memory().lanes.data());
+    replay(target, run, exec);
+  }
+}
+
+int64_t Program::input_row_bytes() const {
+  for (const Node& node : graph_.nodes())
+    if (node.layer.kind == FBN_LAYER_INPUT) return node.size() * (node.dtype == FBN_UINT8 ? 1 : 4);
+  return 0;
+}
+
+const Buffer& Program::buffer(int parameter, const char* what) const {
+  require(parameter >= 0 && parameter < static_cast<int>(store_.parameters.size()),
+          "program: no such parameter. Received: ", parameter);
+  require(what != nullptr, "program: `what` must name the value, the gradient or a slot. Received: NULL");
+  const Parameter& p = store_.parameters[static_cast<size_t>(parameter)];
+  if (std::strcmp(what, "value") == 0) return p.value;
+  if (p.spec.trainable) {
+    if (std::strcmp(what, "gradient") == 0) {
+      require(store_.keep_gradients, "program: gradients are kept only with keep_gradients. Received: 'gradient' of ",
+              p.spec.name);
+      return p.gradient;
+    }
+    for (int slot = 0; slot < store_.slot_count; ++slot)
+      if (std::strcmp(what, optimizer_slot_name(options_.optimizer, slot)) == 0) return p.slots[slot];
+  }
+  fail(FBN_INVALID_VALUE, "program: ", p.spec.name, " has a value", p.spec.trainable ? ", a gradient and the optimizer's slots" : "",
+       ". Received: '", what, "'");
+}
+
+void Program::get(int parameter, const char* what, float* out) const {
+  const Buffer& from = buffer(parameter, what);
+  const std::shared_lock weights(weights_);
+  std::memcpy(out, from.data(), static_cast<size_t>(store_.parameters[static_cast<size_t>(parameter)].size) * sizeof(float));
+}
+
+void Program::set(int parameter, const char* what, const float* in) {
+  const Buffer& to = buffer(parameter, what);
+  const std::unique_lock weights(weights_);
+  std::memcpy(to.data(), in, static_cast<size_t>(store_.parameters[static_cast<size_t>(parameter)].size) * sizeof(float));
+  packed_ = false;
+}
+
+void Program::set_iteration(int64_t iteration) {
+  require(iteration >= 0, "program: the iteration must not be negative. Received: ", iteration);
+  iteration_ = iteration;
+}
+
+void Program::set_learning_rate(double learning_rate) {
+  fbn_optimizer changed = options_.optimizer;
+  changed.learning_rate = learning_rate;
+  check_optimizer("program", changed);
+  options_.optimizer = changed;
+}
+
+std::vector<fbn_cost_row> Program::costs(int64_t batch) const {
+  require(training_.plan != nullptr, "costs: the program was made without a loss. Received: FBN_LOSS_NONE");
+  require(batch >= 0 && batch <= options_.max_batch, "costs: the batch must be at most max_batch = ", options_.max_batch,
+          ". Received: ", batch);
+  return cost_rows(*training_.plan, graph_, batch, timed_seconds_, timed_wall_, timed_steps_);
+}
+
+void Program::reset_costs() {
+  timed_wall_ = 0;
+  timed_steps_ = 0;
+  std::fill(timed_seconds_.begin(), timed_seconds_.end(), 0.0);
+}
+
+std::string Program::describe() const {
+  if (training_.plan != nullptr) return fastbn::describe(*training_.plan, graph_);
+  ParameterStore& store = const_cast<ParameterStore&>(store_);  // a plan points into the store but does not run here
+  const PlanRequest request{&graph_, output_, Mode::predict, FBN_LOSS_NONE, FBN_FLOAT32, kInferenceBatch,
+                            options_.block_bytes, options_.seed, options_.conv_algorithm};
+  return fastbn::describe(*make_plan(request, store), graph_);
+}
+
+}  // namespace fastbn

@@ -1,0 +1,85 @@
+// A program: parameters, optimizer state, and the plans that train, evaluate and predict with them.
+#pragma once
+
+#include "graph.hpp"
+#include "parameters.hpp"
+#include "plan.hpp"
+
+#include <fastbn/fastbn.h>
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <string>
+#include <vector>
+
+namespace fastbn {
+
+class Program {
+ public:
+  Program(const Graph& graph, int output, const fbn_program_options& options);
+
+  void train(const void* x, const void* y, const int64_t* index, int64_t n, fbn_step_result* result, const Exec& exec);
+  void evaluate(const void* x, const void* y, const int64_t* index, int64_t n, fbn_step_result* result,
+                const Exec& exec);
+  void predict(int node, const void* x, const int64_t* index, int64_t n, float* out, const Exec& exec);
+
+  int output() const { return output_; }
+  const Graph& graph() const { return graph_; }
+  const std::vector<Parameter>& parameters() const { return store_.parameters; }
+  void get(int parameter, const char* what, float* out) const;
+  void set(int parameter, const char* what, const float* in);
+  int64_t iteration() const { return iteration_; }
+  void set_iteration(int64_t iteration);
+  double learning_rate() const { return options_.optimizer.learning_rate; }
+  void set_learning_rate(double learning_rate);
+
+  std::string describe() const;
+  std::vector<fbn_cost_row> costs(int64_t batch) const;
+  void reset_costs();
+
+ private:
+  // Memory of one replay; kept for the next one.
+  struct Memory {
+    Buffer arena, lanes, seconds;
+    int lane_count = 0;
+  };
+  // A plan, and memory for as many replays as have run at the same time.
+  struct Replayable {
+    std::unique_ptr<Plan> plan;
+    std::mutex mutex;
+    std::vector<std::unique_ptr<Memory>> idle;
+  };
+  class Lease;
+
+  void replay(Replayable& target, Run& run, const Exec& exec);
+  Replayable& inference(Mode mode, int node);
+  void sum_losses(const Plan& plan, const Run& run, fbn_step_result& result) const;
+  void check_batch_labels(const char* operation, const void* y, const int64_t* index, int64_t n) const;
+  int64_t input_row_bytes() const;
+  const Buffer& buffer(int parameter, const char* what) const;
+  void repack();
+
+  Graph graph_;
+  int output_;
+  fbn_program_options options_;
+  ParameterStore store_;
+  int64_t iteration_ = 0;
+  Replayable training_;
+  std::map<std::pair<int, int>, std::unique_ptr<Replayable>> inference_;  // (mode, node)
+  std::mutex inference_mutex_;
+  mutable std::shared_mutex weights_;  // written by training and set, read by inference and get
+  std::mutex training_mutex_;
+  std::mutex pack_mutex_;
+  bool packed_ = false;  // the packed kernels are those of the current weights
+  double timed_wall_ = 0;
+  int64_t timed_steps_ = 0;
+  std::vector<double> timed_seconds_;  // by step of the training plan
+};
+
+}  // namespace fastbn
+
+struct fbn_program {
+  fastbn::Program program;
+};
