@@ -1,11 +1,10 @@
 // Aligned buffers, and the workspace of one operator call.
 #pragma once
 
-#include "executor.hpp"
-
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+
+#include "executor.hpp"
 
 namespace fastbn {
 
@@ -57,7 +56,8 @@ class Workspace {
   const Exec& exec_;
   size_t size_ = 0;
   char* base_ = nullptr;
-  void* owned_ = nullptr;
+  Buffer owned_;
+  bool uses_kept_ = false;
 };
 
 }  // namespace fastbn

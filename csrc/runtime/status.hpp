@@ -37,7 +37,8 @@ template <class... Parts>
 // Unless `holds`, throws INVALID_VALUE with the parts as message.
 template <class... Parts>
 void require(bool holds, const Parts&... parts) {
-  if (!holds) [[unlikely]] fail(FBN_INVALID_VALUE, parts...);
+  if (!holds) [[unlikely]]
+    fail(FBN_INVALID_VALUE, parts...);
 }
 
 // Records the thread's last error and returns its status.

@@ -60,7 +60,8 @@ FBN_API fbn_status fbn_set_num_threads(int32_t num_threads); /* 0 restores the d
 FBN_API const char* fbn_num_threads_reason(void);
 
 /* Instruction sets, as a comma-separated list, best first ("avx512,avx2,baseline"). `in_use` is what
- * FASTBN_ISA or fbn_set_isa chose; it can only be lowered below what was found. */
+ * FASTBN_ISA or fbn_set_isa chose; it can only be lowered below what was found. It is NULL, with a message
+ * in fbn_last_error(), while FASTBN_ISA names none that can run here; every operator call then fails. */
 FBN_API const char* fbn_isa_compiled(void);
 FBN_API const char* fbn_isa_found(void);
 FBN_API const char* fbn_isa_in_use(void);
@@ -68,6 +69,11 @@ FBN_API fbn_status fbn_set_isa(const char* name); /* for tests; not while anythi
 
 FBN_API const char* fbn_build_info(void);     /* "key=value" lines: compiler, flags, build type, ... */
 FBN_API const char* fbn_threading_layer(void); /* "openmp (libgomp)", "openmp (libomp)", "serial" */
+
+/* A call whose estimated work (the larger of floating-point operations and bytes) lies below the threshold
+ * runs on the calling thread alone. Negative restores the measured default; 0 lets every call go parallel.
+ * For tests: the threshold never changes bits. */
+FBN_API fbn_status fbn_set_serial_threshold(double work);
 
 /* The host's own thread pool: must call task(i, lane, argument) for every i in [0, count) and return
  * when all are done. lane in [0, num_threads) must not be shared by two tasks at the same time. */

@@ -1,0 +1,163 @@
+// Which instruction sets the machine has, and the kernel table in use. Compiled with the baseline's flags: nothing
+// in here may run an instruction that has not been found yet.
+#include <fastbn/fastbn.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <iterator>
+#include <string>
+
+#include "kernels/kernel_table.hpp"
+#include "status.hpp"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace fastbn {
+
+#if FASTBN_COMPILED_AVX512
+const KernelTable& kernel_table_avx512();
+#endif
+#if FASTBN_COMPILED_AVX2
+const KernelTable& kernel_table_avx2();
+#endif
+#if FASTBN_COMPILED_NEON
+const KernelTable& kernel_table_neon();
+#endif
+const KernelTable& kernel_table_baseline();
+
+namespace {
+
+#if defined(__x86_64__)
+struct Registers {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+Registers cpuid(unsigned leaf) {
+  Registers r;
+  __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);  // leaves zeros where the leaf is missing
+  return r;
+}
+
+constexpr bool has_bits(unsigned value, unsigned bits) { return (value & bits) == bits; }
+
+// The operating system saves the register state named by `mask` (XCR0).
+bool system_saves(unsigned mask) {
+  if (!has_bits(cpuid(1).ecx, bit_OSXSAVE)) return false;
+  unsigned low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return has_bits(low, mask);
+}
+
+bool found_avx2() {
+  return system_saves(0x06) && has_bits(cpuid(1).ecx, bit_AVX | bit_FMA | bit_F16C) && has_bits(cpuid(7).ebx, bit_AVX2);
+}
+
+bool found_avx512() {
+  return found_avx2() && system_saves(0xe6) &&
+         has_bits(cpuid(7).ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
+}
+#endif
+
+bool always_found() { return true; }
+
+struct InstructionSet {
+  const char* name;
+  bool (*found)();
+  const KernelTable& (*table)();  // NULL: not in this build
+};
+
+// Best first.
+constexpr InstructionSet kSets[] = {
+#if defined(__x86_64__)
+#if FASTBN_COMPILED_AVX512
+    {"avx512", found_avx512, kernel_table_avx512},
+#else
+    {"avx512", found_avx512, nullptr},
+#endif
+#if FASTBN_COMPILED_AVX2
+    {"avx2", found_avx2, kernel_table_avx2},
+#else
+    {"avx2", found_avx2, nullptr},
+#endif
+#elif defined(__aarch64__)
+#if FASTBN_COMPILED_NEON
+    {"neon", always_found, kernel_table_neon},
+#else
+    {"neon", always_found, nullptr},
+#endif
+#endif
+    {"baseline", always_found, kernel_table_baseline},
+};
+
+template <class Predicate>
+std::string list_sets(Predicate holds) {
+  std::string names;
+  for (const InstructionSet& set : kSets) {
+    if (holds(set)) names += (names.empty() ? "" : ",") + std::string(set.name);
+  }
+  return names;
+}
+
+bool usable(const InstructionSet& set) { return set.table != nullptr && set.found(); }
+
+// `origin` is what asked for the set, for the message.
+const InstructionSet& set_by_name(const char* origin, const char* name) {
+  for (const InstructionSet& set : kSets) {
+    if (std::strcmp(set.name, name) == 0 && usable(set)) return set;
+  }
+  fail(FBN_INVALID_VALUE, origin, ": must name an instruction set that this build and this machine have (",
+       list_sets(usable), "). Received: '", name, "'");
+}
+
+const InstructionSet& default_set() {
+  const char* name = std::getenv("FASTBN_ISA");
+  if (name != nullptr && *name != '\0') return set_by_name("FASTBN_ISA", name);
+  for (const InstructionSet& set : kSets) {
+    if (usable(set)) return set;
+  }
+  return kSets[std::size(kSets) - 1];
+}
+
+std::atomic<const KernelTable*> table_in_use{nullptr};
+
+}  // namespace
+
+const KernelTable& kernels() {
+  const KernelTable* table = table_in_use.load(std::memory_order_acquire);
+  if (table == nullptr) [[unlikely]] {
+    const KernelTable* chosen = &default_set().table();
+    // A fbn_set_isa in between stays.
+    if (table_in_use.compare_exchange_strong(table, chosen, std::memory_order_acq_rel)) table = chosen;
+  }
+  return *table;
+}
+
+}  // namespace fastbn
+
+using namespace fastbn;
+
+const char* fbn_isa_compiled(void) {
+  static const std::string names = list_sets([](const InstructionSet& set) { return set.table != nullptr; });
+  return names.c_str();
+}
+
+const char* fbn_isa_found(void) {
+  static const std::string names = list_sets([](const InstructionSet& set) { return set.found(); });
+  return names.c_str();
+}
+
+const char* fbn_isa_in_use(void) {
+  const char* name = nullptr;
+  guard([&] { name = kernels().name; });
+  return name;
+}
+
+fbn_status fbn_set_isa(const char* name) {
+  return guard([&] {
+    require(name != nullptr, "fbn_set_isa: a name is required. Received: NULL");
+    table_in_use.store(&set_by_name("fbn_set_isa", name).table(), std::memory_order_release);
+  });
+}

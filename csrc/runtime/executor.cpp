@@ -1,0 +1,351 @@
+#include "executor.hpp"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <climits>
+#include <condition_variable>
+#include <mutex>
+#include <new>
+#include <thread>
+
+#include "kernels/kernel_table.hpp"
+#include "status.hpp"
+#include "threads.hpp"
+
+#if FASTBN_OPENMP
+#include <omp.h>
+#endif
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace fastbn {
+namespace {
+
+// Work that one thread does in about the time that waking a second one costs (some 10 us): a lane is opened only for
+// as much work as this each.
+constexpr double kLaneWork = 1 << 17;
+std::atomic<double> serial_threshold{-1};  // negative: 2 * kLaneWork
+
+// The floating-point environment that every task sees, whatever the caller's: round to nearest, nothing trapped,
+// denormals read and written as zero. The caller's is restored by the destructor.
+class TaskFloatMode {
+ public:
+#if defined(__x86_64__)
+  TaskFloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80 | 0x8000 | 0x0040); }  // masks | FTZ | DAZ
+  ~TaskFloatMode() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#elif defined(__aarch64__)
+  TaskFloatMode() {
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved_));
+    __asm__ volatile("msr fpcr, %0" : : "r"(uint64_t{1} << 24) : "memory");  // FZ
+  }
+  ~TaskFloatMode() { __asm__ volatile("msr fpcr, %0" : : "r"(saved_) : "memory"); }
+
+ private:
+  uint64_t saved_;
+#else
+  TaskFloatMode() {}
+  ~TaskFloatMode() {}
+#endif
+  TaskFloatMode(const TaskFloatMode&) = delete;
+  TaskFloatMode& operator=(const TaskFloatMode&) = delete;
+};
+
+// This thread is running tasks: a call from inside one runs serially.
+thread_local bool inside_task = false;
+
+class TaskScope {
+ public:
+  TaskScope() : outer_(inside_task) { inside_task = true; }
+  ~TaskScope() { inside_task = outer_; }
+  TaskScope(const TaskScope&) = delete;
+  TaskScope& operator=(const TaskScope&) = delete;
+
+ private:
+  bool outer_;
+  TaskFloatMode mode_;
+};
+
+void run_serial(std::span<const Phase> phases) {
+  const TaskScope scope;
+  for (const Phase& phase : phases) {
+    for (int64_t task = 0; task < phase.tasks; ++task) phase.run(task, 0);
+  }
+}
+
+// ------------------------------------------------------------------------------------------- the host's thread pool
+
+struct HostPhase {
+  const Phase* phase;
+  int lanes;
+  std::atomic<int64_t> done{0};
+  std::atomic<int32_t> bad_lane{-1};
+  std::atomic<bool> bad_call{false};
+};
+
+void run_host_task(int64_t task, int32_t lane, void* argument) {
+  HostPhase& host = *static_cast<HostPhase*>(argument);
+  if (lane < 0 || lane >= host.lanes || task < 0 || task >= host.phase->tasks) {
+    host.bad_lane.store(lane, std::memory_order_relaxed);
+    host.bad_call.store(true, std::memory_order_relaxed);
+    return;
+  }
+  {
+    const TaskScope scope;
+    host.phase->run(task, lane);
+  }
+  host.done.fetch_add(1, std::memory_order_release);
+}
+
+void run_host(const Exec& exec, std::span<const Phase> phases) {
+  for (const Phase& phase : phases) {
+    if (phase.tasks <= 1) {
+      run_serial({&phase, 1});
+      continue;
+    }
+    HostPhase host{&phase, exec.lanes};
+    exec.parallel_for(exec.parallel_for_host, phase.tasks, run_host_task, &host);
+    require(!host.bad_call.load(std::memory_order_relaxed), "fbn_exec.parallel_for: lane must lie in [0, ", exec.lanes,
+            ") and index in [0, count). Received: lane ", host.bad_lane.load(std::memory_order_relaxed));
+    const int64_t done = host.done.load(std::memory_order_acquire);
+    require(done == phase.tasks, "fbn_exec.parallel_for: must call the task once for each of ", phase.tasks,
+            " indices before it returns. Received: ", done, " calls");
+  }
+}
+
+#if FASTBN_OPENMP
+// ----------------------------------------------------------------------------------------------- the OpenMP region
+
+void futex_wait(std::atomic<uint32_t>* word, uint32_t expected) {
+  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, nullptr, nullptr, 0);
+}
+void futex_wake_all(std::atomic<uint32_t>* word) {
+  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
+void pause_cpu() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+// Sense-reversing: `epoch` is the sense, it changes when the last one arrives. Waits in three steps: spinning (the
+// others are a few microseconds behind), giving the processor away (there are more threads than processors), sleeping.
+class Barrier {
+ public:
+  void reset(bool crowded) {
+    arrived_.store(0, std::memory_order_relaxed);
+    spins_ = crowded ? 0 : 1000;
+  }
+
+  void wait(int count) {
+    const uint32_t epoch = epoch_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
+      arrived_.store(0, std::memory_order_relaxed);
+      // Sequentially consistent, as are the sleepers' steps: either they see the new epoch or we see them.
+      epoch_.store(epoch + 1, std::memory_order_seq_cst);
+      if (sleepers_.load(std::memory_order_seq_cst) > 0) futex_wake_all(&epoch_);
+      return;
+    }
+    for (int i = 0; i < spins_; ++i) {
+      if (epoch_.load(std::memory_order_acquire) != epoch) return;
+      pause_cpu();
+    }
+    for (int i = 0; i < 100; ++i) {
+      if (epoch_.load(std::memory_order_acquire) != epoch) return;
+      sched_yield();
+    }
+    sleepers_.fetch_add(1, std::memory_order_seq_cst);
+    while (epoch_.load(std::memory_order_seq_cst) == epoch) futex_wait(&epoch_, epoch);
+    sleepers_.fetch_sub(1, std::memory_order_relaxed);
+  }
+
+ private:
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<uint32_t> epoch_{0};
+  std::atomic<int> sleepers_{0};
+  int spins_ = 0;
+};
+
+// A lane's contiguous share of a phase. The lane takes from it first, which keeps data with its thread from call to
+// call; others take what is left when their own is empty.
+struct alignas(64) Share {
+  std::atomic<int64_t> next{0};
+  int64_t end = 0;
+};
+
+// The one region that may be open in this process; whoever holds `open` owns all of it.
+struct Region {
+  std::atomic<bool> open{false};
+  std::span<const Phase> phases;
+  int lanes = 0;
+  std::atomic<int> left{0};  // lanes that have ended
+  Barrier barrier;
+  Share shares[2][kMaxThreads];  // of even and odd phases: one is filled while the other is in use
+
+  void share_out(size_t phase, int lane) {
+    const Range range = part_of(phases[phase].tasks, lanes, lane);
+    Share& share = shares[phase % 2][lane];
+    share.end = range.end;
+    share.next.store(range.begin, std::memory_order_relaxed);
+  }
+};
+Region region;
+// How the lanes get to the region: release and acquire here and on Region::left are all the ordering that the
+// executor relies on at the ends of a region.
+std::atomic<Region*> published{nullptr};
+
+// `present` lanes take part; the runtime may grant fewer threads than asked for.
+void run_lane(Region& r, int lane, int present) {
+  {
+    const TaskScope scope;
+    for (size_t p = 0; p < r.phases.size(); ++p) {
+      if (p + 1 < r.phases.size()) {
+        for (int absent = lane; absent < r.lanes; absent += present) r.share_out(p + 1, absent);
+      }
+      const Phase& phase = r.phases[p];
+      for (int i = 0; i < r.lanes; ++i) {
+        Share& share = r.shares[p % 2][lane + i < r.lanes ? lane + i : lane + i - r.lanes];
+        while (share.next.load(std::memory_order_relaxed) < share.end) {
+          const int64_t task = share.next.fetch_add(1, std::memory_order_relaxed);
+          if (task >= share.end) break;
+          phase.run(task, lane);
+        }
+      }
+      if (p + 1 < r.phases.size()) r.barrier.wait(present);
+    }
+  }
+  r.left.fetch_add(1, std::memory_order_acq_rel);
+}
+
+// No variable is shared with the region: the lanes read everything through `published`.
+void open_region(int lanes) {
+#pragma omp parallel num_threads(lanes)
+  { run_lane(*published.load(std::memory_order_acquire), omp_get_thread_num(), omp_get_num_threads()); }
+}
+
+// A thread that survived a fork has a dead OpenMP team, and a region that it opens hangs under libgomp. A fresh thread
+// has a team of its own, so such a thread hands its regions to one, which stays for the next.
+class RegionServer {
+ public:
+  RegionServer() {
+    std::thread([this] { serve(); }).detach();
+  }
+
+  void run(int lanes) {
+    std::unique_lock lock(mutex_);
+    lanes_ = lanes;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return lanes_ == 0; });
+  }
+
+ private:
+  void serve() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      changed_.wait(lock, [this] { return lanes_ > 0; });
+      open_region(lanes_);
+      lanes_ = 0;
+      changed_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int lanes_ = 0;  // asked for; 0 when done
+};
+
+thread_local bool team_is_dead = false;
+RegionServer* server = nullptr;  // of this process; owned by the holder of region.open, never destroyed
+
+void after_fork_in_child() {
+  team_is_dead = true;
+  server = nullptr;  // its thread is gone
+  region.open.store(false, std::memory_order_relaxed);
+  new (&region.barrier) Barrier;
+}
+[[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, after_fork_in_child);
+
+// False: somebody else has the region.
+bool run_region(int lanes, std::span<const Phase> phases) {
+  if (region.open.exchange(true, std::memory_order_acquire)) return false;
+  struct Closer {
+    ~Closer() { region.open.store(false, std::memory_order_release); }
+  } closer;
+  if (team_is_dead && server == nullptr) server = new RegionServer;  // before anything has run: it may throw
+  region.phases = phases;
+  region.lanes = lanes;
+  region.left.store(0, std::memory_order_relaxed);
+  region.barrier.reset(lanes > processors());
+  for (int lane = 0; lane < lanes; ++lane) region.share_out(0, lane);
+  published.store(&region, std::memory_order_release);
+  if (team_is_dead) {
+    server->run(lanes);
+  } else {
+    open_region(lanes);
+  }
+  (void)region.left.load(std::memory_order_acquire);
+  return true;
+}
+#endif  // FASTBN_OPENMP
+
+}  // namespace
+
+Exec resolve_exec(const char* operation, const fbn_exec* exec) {
+  kernels();  // a FASTBN_ISA that cannot be had fails here, before anything runs
+  Exec result;
+  if (exec == nullptr) {
+    result.lanes = fbn_get_num_threads();
+    return result;
+  }
+  require(exec->struct_size >= sizeof(fbn_exec), operation, ": exec.struct_size must be at least ", sizeof(fbn_exec),
+          ". Received: ", exec->struct_size);
+  require(exec->num_threads >= 0 && exec->num_threads <= kMaxThreads, operation, ": exec.num_threads must lie in [0, ",
+          kMaxThreads, "]. Received: ", exec->num_threads);
+  require(reinterpret_cast<uintptr_t>(exec->workspace) % 64 == 0, operation,
+          ": exec.workspace must be aligned to 64 bytes. Received: ", exec->workspace);
+  result.lanes = exec->num_threads > 0 ? exec->num_threads : fbn_get_num_threads();
+  result.parallel_for = exec->parallel_for;
+  result.parallel_for_host = exec->parallel_for_host;
+  result.workspace = exec->workspace;
+  result.workspace_size = exec->workspace_size;
+  result.workspace_query = exec->workspace_query;
+  return result;
+}
+
+void execute(const Exec& exec, std::span<const Phase> phases, double work) {
+  int64_t most_tasks = 0;
+  for (const Phase& phase : phases) most_tasks = std::max(most_tasks, phase.tasks);
+  const double set = serial_threshold.load(std::memory_order_relaxed);
+  const double lane_work = set < 0 ? kLaneWork : set / 2;
+  double lanes = static_cast<double>(std::min<int64_t>(exec.lanes, most_tasks));
+  if (work < lanes * lane_work) lanes = work / lane_work;
+  if (lanes < 2 || inside_task) return run_serial(phases);
+  if (exec.parallel_for != nullptr) return run_host(exec, phases);
+#if FASTBN_OPENMP
+  if (!omp_in_parallel() && run_region(static_cast<int>(lanes), phases)) return;
+#endif
+  run_serial(phases);
+}
+
+}  // namespace fastbn
+
+using namespace fastbn;
+
+fbn_status fbn_set_serial_threshold(double work) {
+  return guard([&] {
+    require(work == work, "fbn_set_serial_threshold: work must not be NaN. Received: ", work);
+    serial_threshold.store(work, std::memory_order_relaxed);
+  });
+}
