@@ -1,9 +1,9 @@
 // Graph and program functions of the C interface.
+#include <cstring>
+
 #include "graph.hpp"
 #include "program.hpp"
 #include "runtime/status.hpp"
-
-#include <cstring>
 
 using namespace fastbn;
 

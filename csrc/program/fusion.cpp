@@ -1,9 +1,9 @@
 #include "fusion.hpp"
 
-#include "runtime/status.hpp"
-
 #include <algorithm>
 #include <utility>
+
+#include "runtime/status.hpp"
 
 namespace fastbn {
 namespace {
@@ -125,19 +125,32 @@ constexpr Rule kRules[] = {softmax_cross_entropy, identity, producer_activation,
 
 OpKind op_kind(int32_t layer_kind) {
   switch (layer_kind) {
-    case FBN_LAYER_INPUT: return OpKind::input;
-    case FBN_LAYER_CONV2D: return OpKind::conv2d;
-    case FBN_LAYER_DENSE: return OpKind::dense;
-    case FBN_LAYER_BATCH_NORM: return OpKind::batch_norm;
-    case FBN_LAYER_ACTIVATION: return OpKind::activation;
-    case FBN_LAYER_MAX_POOL2D: return OpKind::max_pool2d;
-    case FBN_LAYER_AVG_POOL2D: return OpKind::avg_pool2d;
-    case FBN_LAYER_GLOBAL_AVG_POOL2D: return OpKind::global_avg_pool2d;
-    case FBN_LAYER_DROPOUT: return OpKind::dropout;
-    case FBN_LAYER_RESCALING: return OpKind::rescaling;
-    case FBN_LAYER_ADD: return OpKind::add;
-    case FBN_LAYER_CONCATENATE: return OpKind::concatenate;
-    default: fail(FBN_INTERNAL, "program: no operator for this kind of layer");
+    case FBN_LAYER_INPUT:
+      return OpKind::input;
+    case FBN_LAYER_CONV2D:
+      return OpKind::conv2d;
+    case FBN_LAYER_DENSE:
+      return OpKind::dense;
+    case FBN_LAYER_BATCH_NORM:
+      return OpKind::batch_norm;
+    case FBN_LAYER_ACTIVATION:
+      return OpKind::activation;
+    case FBN_LAYER_MAX_POOL2D:
+      return OpKind::max_pool2d;
+    case FBN_LAYER_AVG_POOL2D:
+      return OpKind::avg_pool2d;
+    case FBN_LAYER_GLOBAL_AVG_POOL2D:
+      return OpKind::global_avg_pool2d;
+    case FBN_LAYER_DROPOUT:
+      return OpKind::dropout;
+    case FBN_LAYER_RESCALING:
+      return OpKind::rescaling;
+    case FBN_LAYER_ADD:
+      return OpKind::add;
+    case FBN_LAYER_CONCATENATE:
+      return OpKind::concatenate;
+    default:
+      fail(FBN_INTERNAL, "program: no operator for this kind of layer");
   }
 }
 

@@ -1,15 +1,25 @@
 // The fusion rules: from the layers of a graph to the operators of a program.
 #pragma once
 
-#include "graph.hpp"
-
 #include <string>
 #include <vector>
+
+#include "graph.hpp"
 
 namespace fastbn {
 
 enum class OpKind {
-  input, conv2d, dense, batch_norm, activation, max_pool2d, avg_pool2d, global_avg_pool2d, dropout, rescaling, add,
+  input,
+  conv2d,
+  dense,
+  batch_norm,
+  activation,
+  max_pool2d,
+  avg_pool2d,
+  global_avg_pool2d,
+  dropout,
+  rescaling,
+  add,
   concatenate
 };
 

@@ -1,10 +1,10 @@
 // Validation and shape inference of layers.
 #include "graph.hpp"
 
-#include "runtime/status.hpp"
-
 #include <algorithm>
 #include <cmath>
+
+#include "runtime/status.hpp"
 
 namespace fastbn {
 
@@ -25,17 +25,17 @@ std::string shape_text(const Shape& shape) {
 namespace {
 
 const char* kind_name(int32_t kind) {
-  static constexpr const char* kNames[] = {"input",       "conv2d",     "dense",   "batch_norm", "activation",
-                                           "max_pool2d",  "avg_pool2d", "global_avg_pool2d", "dropout", "reshape",
-                                           "rescaling",   "add",        "concatenate"};
+  static constexpr const char* kNames[] = {
+      "input",   "conv2d",  "dense",     "batch_norm", "activation", "max_pool2d", "avg_pool2d", "global_avg_pool2d",
+      "dropout", "reshape", "rescaling", "add",        "concatenate"};
   return kind >= 0 && kind < static_cast<int32_t>(std::size(kNames)) ? kNames[kind] : "unknown";
 }
 
 std::string where(const Node& node) { return concatenate(kind_name(node.layer.kind), " '", node.name, "'"); }
 
 void require_rank(const Node& node, const Shape& input, size_t rank) {
-  require(input.size() == rank, where(node), ": the input must have rank ", rank, " without the batch. Received: shape ",
-          shape_text(input));
+  require(input.size() == rank, where(node), ": the input must have rank ", rank,
+          " without the batch. Received: shape ", shape_text(input));
 }
 
 void check_activation(const Node& node, bool softmax_allowed) {
@@ -48,15 +48,17 @@ void check_activation(const Node& node, bool softmax_allowed) {
 void add_parameter(Node& node, ParameterRole role, const char* suffix, Shape shape, const fbn_initializer& initializer,
                    int64_t fan_in, int64_t fan_out) {
   const bool statistic = role == ParameterRole::moving_mean || role == ParameterRole::moving_variance;
-  require(initializer.kind >= FBN_INIT_DEFAULT && initializer.kind <= FBN_INIT_LECUN_NORMAL, where(node), ": unknown initializer for ", suffix, ". Received: ", initializer.kind);
-  node.parameters.push_back(
-      {node.name + "/" + suffix, role, std::move(shape), initializer, fan_in, fan_out, !statistic && !node.layer.frozen});
+  require(initializer.kind >= FBN_INIT_DEFAULT && initializer.kind <= FBN_INIT_LECUN_NORMAL, where(node),
+          ": unknown initializer for ", suffix, ". Received: ", initializer.kind);
+  node.parameters.push_back({node.name + "/" + suffix, role, std::move(shape), initializer, fan_in, fan_out,
+                             !statistic && !node.layer.frozen});
 }
 
 // Extents as an initializer list for checked_product, which wants one.
 void check_size(const Node& node) {
   int64_t size = 1;
-  for (const int64_t extent : node.shape) size = checked_product(where(node).c_str(), {size, std::max<int64_t>(extent, 1)});
+  for (const int64_t extent : node.shape)
+    size = checked_product(where(node).c_str(), {size, std::max<int64_t>(extent, 1)});
 }
 
 }  // namespace
@@ -80,8 +82,8 @@ int Graph::add(const fbn_layer& layer) {
           " inputs. Received: ", layer.num_inputs);
   const bool merges = layer.kind == FBN_LAYER_ADD || layer.kind == FBN_LAYER_CONCATENATE;
   const int least = layer.kind == FBN_LAYER_INPUT ? 0 : merges ? 2 : 1;
-  require(merges ? layer.num_inputs >= least : layer.num_inputs == least, where(node), ": takes ", merges ? "at least " : "",
-          least, " input(s). Received: ", layer.num_inputs);
+  require(merges ? layer.num_inputs >= least : layer.num_inputs == least, where(node), ": takes ",
+          merges ? "at least " : "", least, " input(s). Received: ", layer.num_inputs);
   for (int i = 0; i < layer.num_inputs; ++i) {
     require(layer.inputs[i] >= 0 && layer.inputs[i] < static_cast<int>(nodes_.size()), where(node),
             ": an input must be an earlier node. Received: ", layer.inputs[i]);
@@ -114,8 +116,8 @@ void Graph::infer(Node& node) const {
                 ": the dtype must be float32 or uint8. Received: ", l.dtype);
         node.dtype = l.dtype;
       } else {
-        require(element_count(shape) == input->size(), where(node), ": the number of elements must stay. Received: ",
-                shape_text(input->shape), " to ", shape_text(shape));
+        require(element_count(shape) == input->size(), where(node),
+                ": the number of elements must stay. Received: ", shape_text(input->shape), " to ", shape_text(shape));
       }
       node.shape = std::move(shape);
       break;
@@ -138,9 +140,12 @@ void Graph::infer(Node& node) const {
       node.shape = {g.out_height, g.out_width, g.out_channels};
       node.multiply_adds = g.multiply_adds();
       const int64_t window = g.kernel_height * g.kernel_width;
-      add_parameter(node, ParameterRole::kernel, "kernel", {g.kernel_height, g.kernel_width, g.in_channels / g.groups, g.out_channels},
-                    l.kernel_initializer, window * (g.in_channels / g.groups), window * g.out_channels);
-      if (l.use_bias) add_parameter(node, ParameterRole::bias, "bias", {g.out_channels}, l.bias_initializer, g.out_channels, g.out_channels);
+      add_parameter(node, ParameterRole::kernel, "kernel",
+                    {g.kernel_height, g.kernel_width, g.in_channels / g.groups, g.out_channels}, l.kernel_initializer,
+                    window * (g.in_channels / g.groups), window * g.out_channels);
+      if (l.use_bias)
+        add_parameter(node, ParameterRole::bias, "bias", {g.out_channels}, l.bias_initializer, g.out_channels,
+                      g.out_channels);
       break;
     }
     case FBN_LAYER_DENSE: {
@@ -155,7 +160,8 @@ void Graph::infer(Node& node) const {
       break;
     }
     case FBN_LAYER_BATCH_NORM: {
-      require(l.epsilon >= 0 && std::isfinite(l.epsilon), where(node), ": epsilon must be finite and not negative. Received: ", l.epsilon);
+      require(l.epsilon >= 0 && std::isfinite(l.epsilon), where(node),
+              ": epsilon must be finite and not negative. Received: ", l.epsilon);
       require(l.momentum >= 0 && l.momentum <= 1, where(node), ": momentum must be in [0, 1]. Received: ", l.momentum);
       const int64_t c = node.channels();
       if (l.scale) add_parameter(node, ParameterRole::gamma, "gamma", {c}, l.gamma_initializer, c, c);
@@ -194,15 +200,17 @@ void Graph::infer(Node& node) const {
       break;
     case FBN_LAYER_ADD:
       for (const int other : node.inputs)
-        require(nodes_[static_cast<size_t>(other)].shape == node.shape, where(node), ": all inputs must have one shape. Received: ",
-                shape_text(node.shape), " and ", shape_text(nodes_[static_cast<size_t>(other)].shape));
+        require(nodes_[static_cast<size_t>(other)].shape == node.shape, where(node),
+                ": all inputs must have one shape. Received: ", shape_text(node.shape), " and ",
+                shape_text(nodes_[static_cast<size_t>(other)].shape));
       break;
     case FBN_LAYER_CONCATENATE: {
       int64_t channels = 0;
       for (const int other : node.inputs) {
         const Shape& shape = nodes_[static_cast<size_t>(other)].shape;
-        require(shape.size() == node.shape.size() && std::equal(shape.begin(), shape.end() - 1, node.shape.begin()), where(node),
-                ": all inputs must agree but in the last axis. Received: ", shape_text(node.shape), " and ", shape_text(shape));
+        require(shape.size() == node.shape.size() && std::equal(shape.begin(), shape.end() - 1, node.shape.begin()),
+                where(node), ": all inputs must agree but in the last axis. Received: ", shape_text(node.shape),
+                " and ", shape_text(shape));
         channels += shape.back();
       }
       node.shape.back() = channels;

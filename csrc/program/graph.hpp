@@ -1,14 +1,14 @@
 // The graph: layers in the order they were added, with inferred shapes and the parameters they own.
 #pragma once
 
-#include "operators/conv2d.hpp"
-#include "operators/pooling.hpp"
-
 #include <fastbn/fastbn.h>
 
 #include <cstdint>
 #include <string>
 #include <vector>
+
+#include "operators/conv2d.hpp"
+#include "operators/pooling.hpp"
 
 namespace fastbn {
 

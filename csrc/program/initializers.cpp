@@ -1,11 +1,11 @@
 #include "initializers.hpp"
 
-#include "runtime/random.hpp"
-#include "runtime/status.hpp"
-
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+
+#include "runtime/random.hpp"
+#include "runtime/status.hpp"
 
 namespace fastbn {
 namespace {

@@ -1,13 +1,13 @@
 // Parameters of a program: values, optimizer slots, gradients, and weights packed for the convolutions.
 #pragma once
 
-#include "graph.hpp"
-#include "operators/optimizers.hpp"
-#include "runtime/memory.hpp"
-
 #include <atomic>
 #include <map>
 #include <vector>
+
+#include "graph.hpp"
+#include "operators/optimizers.hpp"
+#include "runtime/memory.hpp"
 
 namespace fastbn {
 
@@ -15,8 +15,8 @@ struct Parameter {
   ParameterSpec spec;
   int64_t size = 0;
   Buffer value;
-  Buffer gradient;            // only when gradients are kept
-  Buffer slots[kMaxSlots];    // of the optimizer; trainable parameters only
+  Buffer gradient;          // only when gradients are kept
+  Buffer slots[kMaxSlots];  // of the optimizer; trainable parameters only
 };
 
 // Convolution kernels in the order that the passes read them, of one node.
@@ -27,9 +27,9 @@ struct PackedKernel {
 };
 
 struct ParameterStore {
-  std::vector<Parameter> parameters;       // in graph order; never resized after creation
-  std::vector<int> first_of_node;          // parameters of node i: [first_of_node[i], first_of_node[i + 1])
-  std::map<int, PackedKernel> packed;      // by node
+  std::vector<Parameter> parameters;   // in graph order; never resized after creation
+  std::vector<int> first_of_node;      // parameters of node i: [first_of_node[i], first_of_node[i + 1])
+  std::map<int, PackedKernel> packed;  // by node
   int slot_count = 0;
   bool keep_gradients = false;
 

@@ -9,11 +9,6 @@
 //   single    every step brings its own number of independent tasks: packing, statistics, updates.
 #pragma once
 
-#include "graph.hpp"
-#include "operators/optimizers.hpp"
-#include "parameters.hpp"
-#include "runtime/executor.hpp"
-
 #include <algorithm>
 #include <cstdint>
 #include <functional>
@@ -21,15 +16,20 @@
 #include <string>
 #include <vector>
 
+#include "graph.hpp"
+#include "operators/optimizers.hpp"
+#include "parameters.hpp"
+#include "runtime/executor.hpp"
+
 namespace fastbn {
 
 enum class Domain { samples, features, single };
 
 enum class Storage {
-  block,   // lane scratch, one block of samples
-  chunk,   // lane scratch, one chunk: crosses from one segment of a phase to the next
-  arena,   // the whole batch: crosses a phase
-  global   // no sample axis: statistics, partial sums
+  block,  // lane scratch, one block of samples
+  chunk,  // lane scratch, one chunk: crosses from one segment of a phase to the next
+  arena,  // the whole batch: crosses a phase
+  global  // no sample axis: statistics, partial sums
 };
 
 struct Value {
@@ -39,8 +39,8 @@ struct Value {
   int phase = -1;            // that writes it
   bool crosses = false;
   Storage storage = Storage::block;
-  int64_t offset = 0;               // arena, global: bytes; block, chunk: bytes per sample of the window
-  std::function<int()> remake;      // emits the steps that make it again in the current phase (planning only)
+  int64_t offset = 0;           // arena, global: bytes; block, chunk: bytes per sample of the window
+  std::function<int()> remake;  // emits the steps that make it again in the current phase (planning only)
 };
 
 struct Plan;
@@ -56,7 +56,7 @@ struct Run {
   char* arena = nullptr;
   char* lanes = nullptr;  // lane scratch, plan->lane_bytes each
   UpdateRule rule{};
-  uint64_t iteration = 0;  // keys the dropout masks
+  uint64_t iteration = 0;          // keys the dropout masks
   double* lane_seconds = nullptr;  // timing: [lane][step], or nullptr
   int64_t row(int64_t sample) const { return index != nullptr ? index[sample] : sample; }
 };
@@ -70,9 +70,9 @@ struct StepContext {
   int64_t task;
   int64_t chunk, chunk_first;
   bool chunk_start;
-  float* scratch;               // of the step
+  float* scratch;                 // of the step
   char *chunk_base, *block_base;  // lane scratch for values of this chunk, of this block
-  int64_t block;                // capacity of the block in samples
+  int64_t block;                  // capacity of the block in samples
 
   // The columns to work on of a matrix with `columns` of them.
   Range columns(int64_t columns) const { return end < 0 ? Range{0, columns} : Range{begin, end}; }
@@ -93,9 +93,9 @@ struct Step {
   std::vector<int> reads, writes;
   std::function<void(const StepContext&)> run;
   int64_t scratch_floats = 0;
-  bool whole_chunk = false;  // samples: runs once a chunk, not once a block
-  bool solo = false;         // features: runs in the first task only
-  int64_t tasks = 1;         // single
+  bool whole_chunk = false;                 // samples: runs once a chunk, not once a block
+  bool solo = false;                        // features: runs in the first task only
+  int64_t tasks = 1;                        // single
   int in_place_out = -1, in_place_in = -1;  // out may take the memory of in, where in ends here
   int64_t multiply_adds = 0;                // a sample
   int64_t fixed_bytes = 0;                  // weights and the like, read or written once a call
@@ -105,7 +105,7 @@ struct Step {
 struct Segment {  // consecutive steps of a samples phase with one block size
   int first_step, last_step;
   bool whole_chunk;
-  int64_t block;              // samples
+  int64_t block;  // samples
   int64_t block_sample_bytes = 0;
 };
 
@@ -157,7 +157,7 @@ std::unique_ptr<Plan> make_plan(const PlanRequest& request, ParameterStore& stor
 // The plan in words, phase by phase.
 std::string describe(const Plan& plan, const Graph& graph);
 // One row a step, and "(waiting)": the wall time that no step explains. `seconds` by step, all over `steps` replays.
-std::vector<fbn_cost_row> cost_rows(const Plan& plan, const Graph& graph, int64_t batch, const std::vector<double>& seconds,
-                                    double wall, int64_t steps);
+std::vector<fbn_cost_row> cost_rows(const Plan& plan, const Graph& graph, int64_t batch,
+                                    const std::vector<double>& seconds, double wall, int64_t steps);
 
 }  // namespace fastbn

@@ -4,7 +4,13 @@
 // begun where the partition axis changes or where a step needs the whole of something that the current phase is
 // still writing (begin()). A value read in a later phase than the one that made it is stored for the whole batch,
 // unless it is cheap to make again from what is stored (use()).
-#include "plan.hpp"
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <utility>
 
 #include "fusion.hpp"
 #include "operators/batch_norm.hpp"
@@ -13,28 +19,21 @@
 #include "operators/losses.hpp"
 #include "operators/pointwise.hpp"
 #include "operators/pooling.hpp"
+#include "plan.hpp"
 #include "runtime/random.hpp"
 #include "runtime/status.hpp"
-
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <map>
-#include <utility>
-
-#include <unistd.h>
 
 namespace fastbn {
 namespace {
 
 // Parts of the numeric plan: they decide bits, so they depend on nothing that is measured.
-constexpr int64_t kChunks = 16;              // of a batch: tasks of a samples phase, and partial weight gradients
-constexpr int64_t kSlices = 16;              // of a feature axis
+constexpr int64_t kChunks = 16;               // of a batch: tasks of a samples phase, and partial weight gradients
+constexpr int64_t kSlices = 16;               // of a feature axis
 constexpr int64_t kSmallKernelBytes = 65536;  // a dense kernel that a chunk may stream without a thought
-constexpr int64_t kCacheAdvantage = 8;       // a byte from the cache costs an eighth of one from memory
+constexpr int64_t kCacheAdvantage = 8;        // a byte from the cache costs an eighth of one from memory
 
-constexpr int64_t kUpdateTile = 8192;        // floats of weight gradient that are updated while in the cache
-constexpr int64_t kUpdateTask = 16384;       // floats of a task of the update phase
+constexpr int64_t kUpdateTile = 8192;   // floats of weight gradient that are updated while in the cache
+constexpr int64_t kUpdateTask = 16384;  // floats of a task of the update phase
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -104,7 +103,7 @@ class Planner {
       const auto found = remade_.find(key);
       if (found != remade_.end()) return found->second;
       const auto remake = v.remake;  // a copy: making steps moves the values
-    const int again = remake();
+      const int again = remake();
       plan_->steps.back().note = "made again instead of stored";
       return remade_[key] = again;
     }
@@ -156,7 +155,8 @@ class Planner {
   // just made its input, else samples.
   Domain flexible(Matrix m, const std::vector<int>& inputs) {
     bool here = in_features(m.columns, m.rows);
-    for (const int value : inputs) here = here && (written_here(value) || plan_->values[static_cast<size_t>(value)].crosses);
+    for (const int value : inputs)
+      here = here && (written_here(value) || plan_->values[static_cast<size_t>(value)].crosses);
     const Domain domain = here && written_here(inputs[0]) ? Domain::features : Domain::samples;
     if (domain == Domain::samples) begin(Domain::samples);
     return domain;
@@ -203,8 +203,8 @@ class Planner {
   // Gradient of a parameter, to be updated at the end of the step.
   struct PendingUpdate {
     Parameter* parameter;
-    int gradient;   // global: [parts][size] floats
-    bool chunked;   // parts = chunks of the batch, to be merged; else one
+    int gradient;  // global: [parts][size] floats
+    bool chunked;  // parts = chunks of the batch, to be merged; else one
   };
 
   void coefficients_from_moving_statistics(const Op& op, int coefficients);
@@ -221,7 +221,7 @@ class Planner {
   std::map<std::pair<int, int>, int> remade_;
   std::map<int, std::vector<int>> gradients_;  // graph value -> contributions
   std::map<int, bool> differentiable_;
-  std::map<int, int> pool_index_;     // node -> plan value
+  std::map<int, int> pool_index_;  // node -> plan value
   struct BatchNormState {
     int statistics, coefficients;
   };
@@ -235,18 +235,25 @@ class Planner {
 
 void Planner::forward(const Op& op) {
   switch (op.kind) {
-    case OpKind::input: return forward_input(op);
-    case OpKind::conv2d: return forward_conv2d(op);
-    case OpKind::dense: return forward_dense(op, op.output == fused_.output && request_.mode != Mode::predict);
-    case OpKind::batch_norm: return forward_batch_norm(op);
+    case OpKind::input:
+      return forward_input(op);
+    case OpKind::conv2d:
+      return forward_conv2d(op);
+    case OpKind::dense:
+      return forward_dense(op, op.output == fused_.output && request_.mode != Mode::predict);
+    case OpKind::batch_norm:
+      return forward_batch_norm(op);
     case OpKind::max_pool2d:
     case OpKind::avg_pool2d:
-    case OpKind::global_avg_pool2d: return forward_pool(op);
+    case OpKind::global_avg_pool2d:
+      return forward_pool(op);
     case OpKind::add:
-    case OpKind::concatenate: return forward_merge(op);
+    case OpKind::concatenate:
+      return forward_merge(op);
     case OpKind::activation:
     case OpKind::dropout:
-    case OpKind::rescaling: return forward_pointwise(op);
+    case OpKind::rescaling:
+      return forward_pointwise(op);
   }
 }
 
@@ -371,7 +378,8 @@ void Planner::coefficients_from_moving_statistics(const Op& op, int coefficients
 
 // The columns from `begin` of per-channel coefficients.
 BatchNormCoefficients columns_of(BatchNormCoefficients k, int64_t begin) {
-  return {k.mean_hi + begin, k.mean_lo + begin, k.scale + begin, k.shift + begin, k.dy_mean + begin, k.xc_factor + begin};
+  return {k.mean_hi + begin, k.mean_lo + begin, k.scale + begin,
+          k.shift + begin,   k.dy_mean + begin, k.xc_factor + begin};
 }
 
 // moving = moving * momentum + batch * (1 - momentum)
@@ -405,7 +413,8 @@ void Planner::forward_batch_norm(const Op& op) {
       const Part p = part(c, m);
       batch_norm_apply({p.region.rows, p.region.columns, p.region.stride}, c.at(x) + p.offset,
                        columns_of(batch_norm_coefficients(c.at(coefficients), m.columns), p.offset),
-                       residual >= 0 ? c.at(residual) + p.offset : nullptr, op.activation, op.alpha, c.at(y) + p.offset);
+                       residual >= 0 ? c.at(residual) + p.offset : nullptr, op.activation, op.alpha,
+                       c.at(y) + p.offset);
     };
     emit(std::move(s));
     return y;
@@ -437,7 +446,8 @@ void Planner::forward_batch_norm(const Op& op) {
   const auto finish = [=](const StepContext& c, int64_t begin, int64_t end) {  // from mean and variance in statistics
     const double* mean = c.at<double>(statistics) + begin;
     const double* variance = mean + channels;
-    batch_norm_forward_coefficients(end - begin, mean, variance, epsilon, gamma ? gamma->value.floats() + begin : nullptr,
+    batch_norm_forward_coefficients(end - begin, mean, variance, epsilon,
+                                    gamma ? gamma->value.floats() + begin : nullptr,
                                     beta ? beta->value.floats() + begin : nullptr,
                                     columns_of(batch_norm_coefficients(c.at(coefficients), channels), begin));
     move_statistics(moving_mean->value.floats() + begin, mean, momentum, end - begin);
@@ -493,7 +503,8 @@ void Planner::forward_batch_norm(const Op& op) {
     for (int64_t i = 0; i < c.run->plan->chunks(c.run->batch); ++i) {
       const int64_t count = c.run->plan->chunk_size(c.run->batch, i) * m.rows;
       const ChunkSums s = chunk_sums(base, i);
-      batch_norm_moments(count, channels, s.shift, s.sum, s.square, i == 0 ? mean : other, i == 0 ? m2 : other + channels);
+      batch_norm_moments(count, channels, s.shift, s.sum, s.square, i == 0 ? mean : other,
+                         i == 0 ? m2 : other + channels);
       if (i > 0) batch_norm_merge(channels, rows, mean, m2, count, other, other + channels);
       rows += count;
     }
@@ -516,7 +527,8 @@ void Planner::forward_pointwise(const Op& op) {
   const Matrix m = matrix_of(graph_.node(op.output));
   const int input = values_.at(op.inputs[0]);
   const fbn_layer layer = node(op).layer;
-  const uint64_t seed = layer.seed != 0 ? layer.seed : derive_seed(request_.seed, 0x10000u + static_cast<uint64_t>(op.node));
+  const uint64_t seed =
+      layer.seed != 0 ? layer.seed : derive_seed(request_.seed, 0x10000u + static_cast<uint64_t>(op.node));
   const bool bytes = op.kind == OpKind::rescaling && graph_.node(node(op).inputs[0]).dtype == FBN_UINT8;
   const auto make = [this, op, m, input, layer, seed, bytes](bool anew) {
     if (anew || op.activation == FBN_SOFTMAX || bytes) {
@@ -685,18 +697,25 @@ void Planner::backward(const Op& op) {
   const int dy = gradient_of(op);
   if (dy < 0) return;
   switch (op.kind) {
-    case OpKind::conv2d: return backward_conv2d(op, dy);
-    case OpKind::dense: return backward_dense(op, dy);
-    case OpKind::batch_norm: return backward_batch_norm(op, dy);
+    case OpKind::conv2d:
+      return backward_conv2d(op, dy);
+    case OpKind::dense:
+      return backward_dense(op, dy);
+    case OpKind::batch_norm:
+      return backward_batch_norm(op, dy);
     case OpKind::max_pool2d:
     case OpKind::avg_pool2d:
-    case OpKind::global_avg_pool2d: return backward_pool(op, dy);
+    case OpKind::global_avg_pool2d:
+      return backward_pool(op, dy);
     case OpKind::add:
-    case OpKind::concatenate: return backward_merge(op, dy);
+    case OpKind::concatenate:
+      return backward_merge(op, dy);
     case OpKind::activation:
     case OpKind::dropout:
-    case OpKind::rescaling: return backward_pointwise(op, dy);
-    case OpKind::input: return;
+    case OpKind::rescaling:
+      return backward_pointwise(op, dy);
+    case OpKind::input:
+      return;
   }
 }
 
@@ -713,7 +732,8 @@ int Planner::backward_activation(const Op& op, Matrix m, int dy) {
   s.in_place_in = dy;
   s.run = [=](const StepContext& c) {
     const Part p = part(c, m);
-    activation_backward(p.region, op.activation, op.alpha, c.at(dy) + p.offset, c.at(y) + p.offset, c.at(dz) + p.offset);
+    activation_backward(p.region, op.activation, op.alpha, c.at(dy) + p.offset, c.at(y) + p.offset,
+                        c.at(dz) + p.offset);
   };
   emit(std::move(s));
   return dz;
@@ -861,8 +881,8 @@ void Planner::backward_dense(const Op& op, int dy) {
     s.fixed_bytes = kernel->size * 4;
     s.scratch_floats = scratch;
     s.run = [=](const StepContext& c) {
-      plan.backward_data(c.at(dz), out.columns, c.count * in.rows, kernel->value.floats(), c.at(dx), in.columns, c.begin,
-                         c.end, c.scratch);
+      plan.backward_data(c.at(dz), out.columns, c.count * in.rows, kernel->value.floats(), c.at(dx), in.columns,
+                         c.begin, c.end, c.scratch);
     };
     emit(std::move(s));
     contribute(op.inputs[0], dx);
@@ -906,7 +926,8 @@ void Planner::backward_batch_norm(const Op& op, int dy) {
 
   const auto apply = [&](int g, int x, int y) {
     const int dx = data ? floats("gradient into " + name(op), m.size()) : -1;
-    const int dr = to_residual && op.activation != FBN_LINEAR ? floats("residual gradient of " + name(op), m.size()) : -1;
+    const int dr =
+        to_residual && op.activation != FBN_LINEAR ? floats("residual gradient of " + name(op), m.size()) : -1;
     if (dx < 0 && dr < 0) return;
     std::vector<int> reads = {g, x, state.coefficients}, writes;
     if (y >= 0) reads.push_back(y);
@@ -917,8 +938,8 @@ void Planner::backward_batch_norm(const Op& op, int dy) {
     if (dx >= 0) s.in_place_out = dx, s.in_place_in = g;
     s.run = [=](const StepContext& c) {
       const Part p = part(c, m);
-      batch_norm_backward_apply({p.region.rows, p.region.columns, p.region.stride}, c.at(g) + p.offset, c.at(x) + p.offset,
-                                y >= 0 ? c.at(y) + p.offset : nullptr,
+      batch_norm_backward_apply({p.region.rows, p.region.columns, p.region.stride}, c.at(g) + p.offset,
+                                c.at(x) + p.offset, y >= 0 ? c.at(y) + p.offset : nullptr,
                                 columns_of(batch_norm_coefficients(c.at(state.coefficients), channels), p.offset),
                                 op.activation, op.alpha, c.at(target) + p.offset,
                                 dr >= 0 && dr != target ? c.at(dr) + p.offset : nullptr);
@@ -967,8 +988,8 @@ void Planner::backward_batch_norm(const Op& op, int dy) {
       batch_norm_backward_sums({p.region.rows, columns, m.columns}, c.at(dy) + p.offset, c.at(x) + p.offset,
                                y >= 0 ? c.at(y) + p.offset : nullptr, k, op.activation, op.alpha, sum_dy + c.begin,
                                sum_dy_xc + c.begin);
-      batch_norm_backward_coefficients(columns, p.region.rows, c.at<double>(state.statistics) + channels + c.begin, epsilon,
-                                       sum_dy + c.begin, sum_dy_xc + c.begin, false, k);
+      batch_norm_backward_coefficients(columns, p.region.rows, c.at<double>(state.statistics) + channels + c.begin,
+                                       epsilon, sum_dy + c.begin, sum_dy_xc + c.begin, false, k);
       gradients(c, sum_dy, sum_dy_xc, c.begin, c.end, c.scratch, c.scratch + columns);
       if (gamma != nullptr) update_parameter(*store, c.run->rule, *gamma, c.scratch, c.begin, columns);
       if (beta != nullptr) update_parameter(*store, c.run->rule, *beta, c.scratch + columns, c.begin, columns);
@@ -1007,8 +1028,8 @@ void Planner::backward_batch_norm(const Op& op, int dy) {
     const int64_t chunks = c.run->plan->chunks(c.run->batch);
     for (int64_t chunk = 1; chunk < chunks; ++chunk)
       for (int64_t i = 0; i < 2 * channels; ++i) total[i] += total[chunk * 2 * channels + i];
-    batch_norm_backward_coefficients(channels, c.run->batch * m.rows, c.at<double>(state.statistics) + channels, epsilon,
-                                     total, total + channels, false,
+    batch_norm_backward_coefficients(channels, c.run->batch * m.rows, c.at<double>(state.statistics) + channels,
+                                     epsilon, total, total + channels, false,
                                      batch_norm_coefficients(c.at(state.coefficients), channels));
     gradients(c, total, total + channels, 0, channels, c.at(dgamma), c.at(dbeta));
   };
@@ -1026,7 +1047,8 @@ void Planner::backward_pointwise(const Op& op, int dy) {
   if (!needs_gradient(op.inputs[0])) return;
   const Matrix m = matrix_of(graph_.node(op.output));
   const fbn_layer layer = node(op).layer;
-  const uint64_t seed = layer.seed != 0 ? layer.seed : derive_seed(request_.seed, 0x10000u + static_cast<uint64_t>(op.node));
+  const uint64_t seed =
+      layer.seed != 0 ? layer.seed : derive_seed(request_.seed, 0x10000u + static_cast<uint64_t>(op.node));
   const bool columns = op.activation != FBN_SOFTMAX && in_features(m.columns, m.rows) && written_here(dy);
   if (!columns) begin(Domain::samples);
   const int y = op.kind == OpKind::activation ? use(values_.at(op.output)) : -1;
@@ -1138,9 +1160,9 @@ void Planner::updates() {
 // ---------------------------------------------------------------- the whole plan
 
 std::string Planner::describe_op(const Op& op) const {
-  static constexpr const char* kNames[] = {"input",      "conv2d",     "dense",             "batch_norm", "activation",
-                                           "max_pool2d", "avg_pool2d", "global_avg_pool2d", "dropout",    "rescaling",
-                                           "add",        "concatenate"};
+  static constexpr const char* kNames[] = {"input",      "conv2d",     "dense",      "batch_norm",
+                                           "activation", "max_pool2d", "avg_pool2d", "global_avg_pool2d",
+                                           "dropout",    "rescaling",  "add",        "concatenate"};
   std::string text = concatenate(kNames[static_cast<int>(op.kind)], " ", name(op));
   for (const std::string& other : op.fused) text += " + " + other;
   return text;
@@ -1197,7 +1219,8 @@ std::unique_ptr<Plan> Planner::make() {
     s.operation = "output";
     s.reads = {y};
     s.run = [y, bytes](const StepContext& c) {
-      std::memcpy(reinterpret_cast<char*>(c.run->out) + c.first * bytes, c.at<char>(y), static_cast<size_t>(c.count * bytes));
+      std::memcpy(reinterpret_cast<char*>(c.run->out) + c.first * bytes, c.at<char>(y),
+                  static_cast<size_t>(c.count * bytes));
     };
     emit(std::move(s));
   } else {
@@ -1296,7 +1319,8 @@ void Planner::allocate() {
   IntervalAllocator whole_batch;
   std::vector<size_t> by_start(values.size());
   for (size_t i = 0; i < values.size(); ++i) by_start[i] = i;
-  std::stable_sort(by_start.begin(), by_start.end(), [&](size_t a, size_t b) { return lives[a].first < lives[b].first; });
+  std::stable_sort(by_start.begin(), by_start.end(),
+                   [&](size_t a, size_t b) { return lives[a].first < lives[b].first; });
   for (const size_t i : by_start) {
     Value& v = values[i];
     const Life& life = lives[i];
@@ -1307,7 +1331,8 @@ void Planner::allocate() {
       continue;
     }
     v.storage = Storage::arena;
-    v.offset = arena + whole_batch.place(round_up(v.sample_bytes * plan_->capacity, 64), life.first_phase, life.last_phase);
+    v.offset =
+        arena + whole_batch.place(round_up(v.sample_bytes * plan_->capacity, 64), life.first_phase, life.last_phase);
   }
   plan_->arena_bytes = arena + whole_batch.peak();
 
@@ -1331,7 +1356,8 @@ void Planner::allocate() {
         fixed = std::max(fixed, step.scratch_floats * 4 + step.fixed_bytes);
         for (const size_t i : by_start) {
           Value& v = values[i];
-          if (v.storage != Storage::block || lives[i].first != place || lives[i].first_phase != static_cast<int>(p)) continue;
+          if (v.storage != Storage::block || lives[i].first != place || lives[i].first_phase != static_cast<int>(p))
+            continue;
           const int64_t size = round_up(v.sample_bytes, 64);
           if (step.in_place_out == static_cast<int>(i)) {
             const size_t in = static_cast<size_t>(step.in_place_in);

@@ -1,14 +1,14 @@
 #include "program.hpp"
 
-#include "initializers.hpp"
-#include "operators/losses.hpp"
-#include "runtime/random.hpp"
-#include "runtime/status.hpp"
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
+
+#include "initializers.hpp"
+#include "operators/losses.hpp"
+#include "runtime/random.hpp"
+#include "runtime/status.hpp"
 
 namespace fastbn {
 namespace {
@@ -28,8 +28,8 @@ Program::Program(const Graph& graph, int output, const fbn_program_options& opti
   if (options.loss != FBN_LOSS_NONE) {
     require(options.max_batch >= 1, "program: max_batch must be at least 1. Received: ", options.max_batch);
     const bool classes = options.labels_dtype == FBN_INT32;
-    require(classes || options.labels_dtype == FBN_FLOAT32, "program: labels must be float32 or int32. Received: dtype ",
-            options.labels_dtype);
+    require(classes || options.labels_dtype == FBN_FLOAT32,
+            "program: labels must be float32 or int32. Received: dtype ", options.labels_dtype);
     require(!classes || options.loss == FBN_LOSS_SOFTMAX_CROSS_ENTROPY,
             "program: int32 labels need the softmax cross-entropy loss. Received: loss ", options.loss);
     check_optimizer("program", options.optimizer);
@@ -74,15 +74,23 @@ Program::Program(const Graph& graph, int output, const fbn_program_options& opti
     if (node.layer.kind != FBN_LAYER_CONV2D) continue;
     fbn_conv2d d = node.layer.conv;
     d.algorithm = options.conv_algorithm;
-    PackedKernel packed{Conv2dPlan(node.name.c_str(), d), store_.find(static_cast<int>(i), ParameterRole::kernel), {}, {}};
+    PackedKernel packed{
+        Conv2dPlan(node.name.c_str(), d), store_.find(static_cast<int>(i), ParameterRole::kernel), {}, {}};
     packed.forward = Buffer(static_cast<size_t>(packed.plan.packed_forward_size()) * sizeof(float));
     packed.backward = Buffer(static_cast<size_t>(packed.plan.packed_backward_size()) * sizeof(float));
     store_.packed.emplace(static_cast<int>(i), std::move(packed));
   }
 
   if (options.loss != FBN_LOSS_NONE) {
-    const PlanRequest request{&graph_,          output, Mode::train, options.loss, options.labels_dtype, options.max_batch,
-                              options.block_bytes, options.seed, options.conv_algorithm};
+    const PlanRequest request{&graph_,
+                              output,
+                              Mode::train,
+                              options.loss,
+                              options.labels_dtype,
+                              options.max_batch,
+                              options.block_bytes,
+                              options.seed,
+                              options.conv_algorithm};
     training_.plan = make_plan(request, store_);
     timed_seconds_.assign(training_.plan->steps.size(), 0.0);
   }
@@ -93,8 +101,15 @@ Program::Replayable& Program::inference(Mode mode, int node) {
   auto& entry = inference_[{static_cast<int>(mode), node}];
   if (!entry) {
     auto made = std::make_unique<Replayable>();
-    const PlanRequest request{&graph_,          node, mode, options_.loss, options_.labels_dtype, kInferenceBatch,
-                              options_.block_bytes, options_.seed, options_.conv_algorithm};
+    const PlanRequest request{&graph_,
+                              node,
+                              mode,
+                              options_.loss,
+                              options_.labels_dtype,
+                              kInferenceBatch,
+                              options_.block_bytes,
+                              options_.seed,
+                              options_.conv_algorithm};
     made->plan = make_plan(request, store_);
     entry = std::move(made);
   }
@@ -236,7 +251,8 @@ void Program::train(const void* x, const void* y, const int64_t* index, int64_t 
 void Program::repack() {
   const std::lock_guard lock(pack_mutex_);
   if (packed_) return;
-  for (auto& [node, packed] : store_.packed) packed.plan.pack_forward(packed.kernel->value.floats(), packed.forward.floats());
+  for (auto& [node, packed] : store_.packed)
+    packed.plan.pack_forward(packed.kernel->value.floats(), packed.forward.floats());
   packed_ = true;
 }
 
@@ -315,20 +331,22 @@ const Buffer& Program::buffer(int parameter, const char* what) const {
     for (int slot = 0; slot < store_.slot_count; ++slot)
       if (std::strcmp(what, optimizer_slot_name(options_.optimizer, slot)) == 0) return p.slots[slot];
   }
-  fail(FBN_INVALID_VALUE, "program: ", p.spec.name, " has a value", p.spec.trainable ? ", a gradient and the optimizer's slots" : "",
-       ". Received: '", what, "'");
+  fail(FBN_INVALID_VALUE, "program: ", p.spec.name, " has a value",
+       p.spec.trainable ? ", a gradient and the optimizer's slots" : "", ". Received: '", what, "'");
 }
 
 void Program::get(int parameter, const char* what, float* out) const {
   const Buffer& from = buffer(parameter, what);
   const std::shared_lock weights(weights_);
-  std::memcpy(out, from.data(), static_cast<size_t>(store_.parameters[static_cast<size_t>(parameter)].size) * sizeof(float));
+  std::memcpy(out, from.data(),
+              static_cast<size_t>(store_.parameters[static_cast<size_t>(parameter)].size) * sizeof(float));
 }
 
 void Program::set(int parameter, const char* what, const float* in) {
   const Buffer& to = buffer(parameter, what);
   const std::unique_lock weights(weights_);
-  std::memcpy(to.data(), in, static_cast<size_t>(store_.parameters[static_cast<size_t>(parameter)].size) * sizeof(float));
+  std::memcpy(to.data(), in,
+              static_cast<size_t>(store_.parameters[static_cast<size_t>(parameter)].size) * sizeof(float));
   packed_ = false;
 }
 
@@ -346,8 +364,8 @@ void Program::set_learning_rate(double learning_rate) {
 
 std::vector<fbn_cost_row> Program::costs(int64_t batch) const {
   require(training_.plan != nullptr, "costs: the program was made without a loss. Received: FBN_LOSS_NONE");
-  require(batch >= 0 && batch <= options_.max_batch, "costs: the batch must be at most max_batch = ", options_.max_batch,
-          ". Received: ", batch);
+  require(batch >= 0 && batch <= options_.max_batch,
+          "costs: the batch must be at most max_batch = ", options_.max_batch, ". Received: ", batch);
   return cost_rows(*training_.plan, graph_, batch, timed_seconds_, timed_wall_, timed_steps_);
 }
 
@@ -360,8 +378,15 @@ void Program::reset_costs() {
 std::string Program::describe() const {
   if (training_.plan != nullptr) return fastbn::describe(*training_.plan, graph_);
   ParameterStore& store = const_cast<ParameterStore&>(store_);  // a plan points into the store but does not run here
-  const PlanRequest request{&graph_, output_, Mode::predict, FBN_LOSS_NONE, FBN_FLOAT32, kInferenceBatch,
-                            options_.block_bytes, options_.seed, options_.conv_algorithm};
+  const PlanRequest request{&graph_,
+                            output_,
+                            Mode::predict,
+                            FBN_LOSS_NONE,
+                            FBN_FLOAT32,
+                            kInferenceBatch,
+                            options_.block_bytes,
+                            options_.seed,
+                            options_.conv_algorithm};
   return fastbn::describe(*make_plan(request, store), graph_);
 }
 

@@ -1,10 +1,6 @@
 // A program: parameters, optimizer state, and the plans that train, evaluate and predict with them.
 #pragma once
 
-#include "graph.hpp"
-#include "parameters.hpp"
-#include "plan.hpp"
-
 #include <fastbn/fastbn.h>
 
 #include <map>
@@ -13,6 +9,10 @@
 #include <shared_mutex>
 #include <string>
 #include <vector>
+
+#include "graph.hpp"
+#include "parameters.hpp"
+#include "plan.hpp"
 
 namespace fastbn {
 

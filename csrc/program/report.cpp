@@ -1,10 +1,9 @@
 // A plan in words and in numbers: what each phase does, what is stored, what every step costs.
-#include "plan.hpp"
-
-#include "runtime/status.hpp"
-
 #include <cstdio>
 #include <cstring>
+
+#include "plan.hpp"
+#include "runtime/status.hpp"
 
 namespace fastbn {
 namespace {
@@ -23,10 +22,14 @@ std::string bytes_text(int64_t bytes) {
 
 const char* storage_name(Storage storage) {
   switch (storage) {
-    case Storage::block: return "block";
-    case Storage::chunk: return "chunk";
-    case Storage::arena: return "batch";
-    case Storage::global: return "global";
+    case Storage::block:
+      return "block";
+    case Storage::chunk:
+      return "chunk";
+    case Storage::arena:
+      return "batch";
+    case Storage::global:
+      return "global";
   }
   return "";
 }
@@ -38,8 +41,9 @@ std::string step_name(const Step& step, const Graph& graph) {
 }  // namespace
 
 std::string describe(const Plan& plan, const Graph& graph) {
-  std::string text = concatenate("program for up to ", plan.capacity, " samples, in chunks of ", plan.chunk, "; ",
-                                 bytes_text(plan.arena_bytes), " for the batch, ", bytes_text(plan.lane_bytes), " a thread\n");
+  std::string text =
+      concatenate("program for up to ", plan.capacity, " samples, in chunks of ", plan.chunk, "; ",
+                  bytes_text(plan.arena_bytes), " for the batch, ", bytes_text(plan.lane_bytes), " a thread\n");
   for (const std::string& fusion : plan.fusions) text += "fused: " + fusion + "\n";
   int number = 0;
   for (const PhasePlan& phase : plan.phases) {
@@ -59,8 +63,8 @@ std::string describe(const Plan& plan, const Graph& graph) {
         for (const int v : step.writes) {
           const Value& value = plan.values[static_cast<size_t>(v)];
           if (value.storage == Storage::global) continue;
-          text += concatenate(" -> ", value.name, " [", storage_name(value.storage), ", ", bytes_text(value.sample_bytes),
-                              " a sample]");
+          text += concatenate(" -> ", value.name, " [", storage_name(value.storage), ", ",
+                              bytes_text(value.sample_bytes), " a sample]");
         }
         text += "\n";
       }
@@ -70,15 +74,16 @@ std::string describe(const Plan& plan, const Graph& graph) {
       continue;
     }
     for (const Segment& segment : phase.segments) {
-      text += concatenate("  ", segment.whole_chunk ? "the whole chunk" : concatenate("blocks of ", segment.block), ":\n");
+      text +=
+          concatenate("  ", segment.whole_chunk ? "the whole chunk" : concatenate("blocks of ", segment.block), ":\n");
       steps_of(static_cast<size_t>(segment.last_step - segment.first_step + 1), "    ");
     }
   }
   return text;
 }
 
-std::vector<fbn_cost_row> cost_rows(const Plan& plan, const Graph& graph, int64_t batch, const std::vector<double>& seconds,
-                                    double wall, int64_t steps) {
+std::vector<fbn_cost_row> cost_rows(const Plan& plan, const Graph& graph, int64_t batch,
+                                    const std::vector<double>& seconds, double wall, int64_t steps) {
   std::vector<fbn_cost_row> rows;
   const auto row_for = [&](const char* layer, const char* operation) {
     fbn_cost_row row{};
