@@ -81,6 +81,13 @@ fbn_status fbn_program_create(const fbn_graph* graph, int32_t output, const fbn_
 
 void fbn_program_destroy(fbn_program* program) { delete program; }
 
+fbn_status fbn_program_set_max_batch(fbn_program* program, int64_t max_batch) {
+  return guard([&] {
+    require_pointer("set_max_batch", program, "program");
+    program->program.set_max_batch(max_batch);
+  });
+}
+
 fbn_status fbn_program_train(fbn_program* program, const void* x, const void* y, const int64_t* index, int64_t n,
                              fbn_step_result* result, const fbn_exec* exec) {
   return guard([&] {

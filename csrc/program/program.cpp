@@ -81,19 +81,34 @@ Program::Program(const Graph& graph, int output, const fbn_program_options& opti
     store_.packed.emplace(static_cast<int>(i), std::move(packed));
   }
 
-  if (options.loss != FBN_LOSS_NONE) {
-    const PlanRequest request{&graph_,
-                              output,
-                              Mode::train,
-                              options.loss,
-                              options.labels_dtype,
-                              options.max_batch,
-                              options.block_bytes,
-                              options.seed,
-                              options.conv_algorithm};
-    training_.plan = make_plan(request, store_);
-    timed_seconds_.assign(training_.plan->steps.size(), 0.0);
-  }
+  if (options.loss != FBN_LOSS_NONE) plan_training();
+}
+
+void Program::plan_training() {
+  const PlanRequest request{&graph_,
+                            output_,
+                            Mode::train,
+                            options_.loss,
+                            options_.labels_dtype,
+                            options_.max_batch,
+                            options_.block_bytes,
+                            options_.seed,
+                            options_.conv_algorithm};
+  training_.plan = make_plan(request, store_);
+  training_.idle.clear();
+  timed_seconds_.assign(training_.plan->steps.size(), 0.0);
+}
+
+void Program::set_max_batch(int64_t max_batch) {
+  require(training_.plan != nullptr, "set_max_batch: the program was made without a loss. Received: FBN_LOSS_NONE");
+  require(max_batch >= 1, "set_max_batch: max_batch must be at least 1. Received: ", max_batch);
+  const std::unique_lock training(training_mutex_, std::try_to_lock);
+  if (!training) fail(FBN_BUSY, "set_max_batch: the program is training in another thread");
+  if (max_batch == options_.max_batch) return;
+  options_.max_batch = max_batch;
+  plan_training();
+  timed_wall_ = 0;
+  timed_steps_ = 0;
 }
 
 Program::Replayable& Program::inference(Mode mode, int node) {

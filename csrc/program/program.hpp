@@ -20,6 +20,7 @@ class Program {
  public:
   Program(const Graph& graph, int output, const fbn_program_options& options);
 
+  void set_max_batch(int64_t max_batch);
   void train(const void* x, const void* y, const int64_t* index, int64_t n, fbn_step_result* result, const Exec& exec);
   void evaluate(const void* x, const void* y, const int64_t* index, int64_t n, fbn_step_result* result,
                 const Exec& exec);
@@ -53,6 +54,7 @@ class Program {
   };
   class Lease;
 
+  void plan_training();
   void replay(Replayable& target, Run& run, const Exec& exec);
   Replayable& inference(Mode mode, int node);
   void sum_losses(const Plan& plan, const Run& run, fbn_step_result& result) const;

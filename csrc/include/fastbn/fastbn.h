@@ -395,6 +395,10 @@ FBN_API fbn_status fbn_program_create(const fbn_graph* graph, int32_t output, co
                                       fbn_program** program);
 FBN_API void fbn_program_destroy(fbn_program* program);
 
+/* Plans training steps anew for another capacity; weights, slots and the iteration stay. The order of summation
+ * belongs to the capacity: the same bits need the same one. */
+FBN_API fbn_status fbn_program_set_max_batch(fbn_program* program, int64_t max_batch);
+
 /* One training step on rows index[0..n) of x and y (index NULL: rows 0..n). n <= max_batch; 0 does nothing. */
 FBN_API fbn_status fbn_program_train(fbn_program* program, const void* x, const void* y, const int64_t* index,
                                      int64_t n, fbn_step_result* result, const fbn_exec* exec);
