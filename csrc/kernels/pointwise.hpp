@@ -1,10 +1,32 @@
-// Contract of the pointwise kernels.
+// Kernels over (rows, columns) regions with a row stride: activations, softmax, dropout, sums, rescaling.
+// In and out may be the same array. `activation` is a fbn_activation other than softmax.
 #pragma once
 
 #include <stdint.h>
 
 namespace fastbn {
 
-struct PointwiseKernels {};
+struct PointwiseKernels {
+  void (*activation_forward)(int64_t rows, int64_t columns, int64_t stride, int32_t activation, float alpha,
+                             const float* x, float* y);
+  // dx = dy * act'(x), from y = act(x)
+  void (*activation_backward)(int64_t rows, int64_t columns, int64_t stride, int32_t activation, float alpha,
+                              const float* dy, const float* y, float* dx);
+  void (*softmax_forward)(int64_t rows, int64_t columns, int64_t stride, const float* x, float* y);
+  void (*softmax_backward)(int64_t rows, int64_t columns, int64_t stride, const float* dy, const float* y, float* dx);
+  // Element (r, c) is number i = first + r * pitch + c; y = x * scale where word i % 4 of Philox(seed, i / 4) is at
+  // least `threshold`, else 0.
+  void (*dropout)(int64_t rows, int64_t columns, int64_t stride, uint32_t threshold, float scale, uint64_t seed,
+                  uint64_t first, int64_t pitch, const float* x, float* y);
+  void (*add)(int64_t rows, int64_t columns, int64_t stride, const float* a, const float* b, float* sum);
+  void (*rescale)(int64_t rows, int64_t columns, int64_t stride, const float* x, float scale, float offset, float* y);
+  void (*rescale_u8)(int64_t size, const uint8_t* x, float scale, float offset, float* y);
+};
+
+#ifdef FASTBN_ISA
+namespace FASTBN_ISA {
+void fill_pointwise(PointwiseKernels& kernels);
+}
+#endif
 
 }  // namespace fastbn

@@ -55,21 +55,34 @@ FASTBN_INLINE vfloat load(const float* p) {
 }
 FASTBN_INLINE void store(float* p, vfloat v) { memcpy(p, &v, sizeof v); }
 
+// 0, 1, 2, ...
+FASTBN_INLINE vint lane_numbers() {
+  vint v;
+  for (int i = 0; i < kLanes; ++i) v[i] = i;
+  return v;
+}
+// All ones in the first n lanes.
+FASTBN_INLINE vint first_lanes(int64_t n) { return lane_numbers() < broadcast_int((int32_t)n); }
+
 // The first n lanes, 0 <= n <= kLanes; the others are zero, and memory past n is not touched.
 FASTBN_INLINE vfloat load_partial(const float* p, int64_t n) {
 #if defined(__AVX512F__)
   return (vfloat)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
+#elif defined(__AVX2__)
+  return (vfloat)_mm256_maskload_ps(p, (__m256i)first_lanes(n));
 #else
   vfloat v{};
-  memcpy(&v, p, (size_t)n * 4);
+  for (int64_t i = 0; i < n; ++i) v[i] = p[i];
   return v;
 #endif
 }
 FASTBN_INLINE void store_partial(float* p, vfloat v, int64_t n) {
 #if defined(__AVX512F__)
   _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1u), (__m512)v);
+#elif defined(__AVX2__)
+  _mm256_maskstore_ps(p, (__m256i)first_lanes(n), (__m256)v);
 #else
-  memcpy(p, &v, (size_t)n * 4);
+  for (int64_t i = 0; i < n; ++i) p[i] = v[i];
 #endif
 }
 
@@ -99,7 +112,7 @@ FASTBN_INLINE vdouble fma(vdouble a, vdouble b, vdouble c) {
 
 FASTBN_INLINE vfloat square_root(vfloat v) {
 #if defined(__AVX512F__)
-  return (vfloat)_mm512_sqrt_ps((__m512)v);
+  return (vfloat)_mm512_maskz_sqrt_ps(0xffff, (__m512)v);  // the unmasked form warns under g++ 12
 #elif defined(__AVX2__)
   return (vfloat)_mm256_sqrt_ps((__m256)v);
 #elif defined(__aarch64__)

@@ -1,0 +1,181 @@
+#include "losses.hpp"
+
+#include "softmax.hpp"
+#include "vector_math.hpp"
+
+namespace fastbn {
+namespace FASTBN_ISA {
+namespace {
+
+// The first lane-wise arg-max of a row, as NumPy: the first NaN where there is one.
+FASTBN_INLINE int64_t first_arg_max(const float* x, int64_t columns) {
+  const vfloat max = row_max(x, columns);
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    const int64_t n = columns - c < kLanes ? columns - c : kLanes;
+    const vfloat v = n == kLanes ? load(x + c) : load_partial(x + c, n);
+    const vint nan = (v != v) & (first_lanes(n));
+    const vint lane = fold_min(nan ? lane_numbers() : broadcast_int(kLanes));
+    if (lane[0] < kLanes) return c + lane[0];
+  }
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    const int64_t n = columns - c < kLanes ? columns - c : kLanes;
+    const vfloat v = n == kLanes ? load(x + c) : load_partial_or(x + c, n, -__builtin_inff());
+    const vint lane = fold_min(v == max ? lane_numbers() : broadcast_int(kLanes));
+    if (lane[0] < kLanes) return c + lane[0];
+  }
+  return 0;
+}
+
+// Targets of one row: given, or one at the row's class.
+template <bool Classes>
+struct Targets {
+  int32_t label;
+  const float* row;
+  FASTBN_INLINE vfloat at(const Targets& t, int64_t c, int64_t n) {
+    if constexpr (Classes) {
+      return lane_numbers() + (int32_t)c == broadcast_int(t.label) ? broadcast(1.0f) : vfloat{};
+    } else {
+      return n == kLanes ? load(t.row + c) : load_partial(t.row + c, n);
+    }
+  }
+};
+
+FASTBN_INLINE vfloat load_n(const float* p, int64_t n) { return n == kLanes ? load(p) : load_partial(p, n); }
+FASTBN_INLINE void store_n(float* p, vfloat v, int64_t n) {
+  if (n == kLanes) return store(p, v);
+  store_partial(p, v, n);
+}
+FASTBN_INLINE int64_t chunk(int64_t columns, int64_t c) { return columns - c < kLanes ? columns - c : kLanes; }
+
+template <bool Classes>
+FASTBN_INLINE void cross_entropy_rows(int64_t rows, int64_t columns, const float* logits, const int32_t* classes,
+                                      const float* targets, float scale, float* loss, float* probabilities,
+                                      float* dlogits, uint8_t* correct) {
+  // loss = total * log(sum) + distance with distance = sum_k t_k (max - x_k): the logarithms of a block of rows are
+  // taken together.
+  for (int64_t begin = 0; begin < rows; begin += kLanes) {
+    const int64_t block = chunk(rows, begin);
+    vfloat sums = broadcast(1.0f), totals{}, distances{};
+    for (int64_t i = 0; i < block; ++i) {
+      const int64_t r = begin + i, at = r * columns;
+      const float* x = logits + at;
+      const Targets<Classes> t{Classes ? classes[r] : 0, Classes ? nullptr : targets + at};
+      if (correct) correct[r] = first_arg_max(x, columns) == (Classes ? t.label : first_arg_max(t.row, columns));
+      const auto distance = [&](vfloat v, vfloat weight, vfloat max) {
+        return weight != vfloat{} ? weight * (max - v) : vfloat{};
+      };
+      if (columns <= kLanes) {
+        vfloat e;
+        const vfloat v = load_partial(x, columns), weight = Targets<Classes>::at(t, 0, columns);
+        const SoftmaxRow row = softmax_narrow(v, columns, &e);
+        const vfloat total = Classes ? broadcast(1.0f) : fold_sum(weight);
+        sums[i] = row.sum[0];
+        totals[i] = total[0];
+        if constexpr (Classes) {
+          distances[i] = row.max[0] - x[t.label];
+        } else if (loss) {
+          distances[i] = fold_sum(distance(v, weight, row.max))[0];
+        }
+        const vfloat p = e / row.sum;
+        if (probabilities) store_partial(probabilities + at, p, columns);
+        if (dlogits) store_partial(dlogits + at, (p * total - weight) * scale, columns);
+        continue;
+      }
+      const vfloat max = row_max(x, columns);
+      vfloat total = broadcast(1.0f);
+      if constexpr (Classes) {
+        distances[i] = max[0] - x[t.label];
+      } else {
+        vfloat far{};
+        total = vfloat{};
+        for (int64_t c = 0; c < columns; c += kLanes) {
+          const int64_t n = chunk(columns, c);
+          const vfloat weight = Targets<Classes>::at(t, c, n);
+          total += weight;
+          far += distance(load_n(x + c, n), weight, max);
+        }
+        total = fold_sum(total);
+        distances[i] = fold_sum(far)[0];
+      }
+      float* e = probabilities ? probabilities + at : dlogits ? dlogits + at : nullptr;
+      const vfloat sum = row_exp(x, columns, max, e), factor = 1.0f / sum;
+      sums[i] = sum[0];
+      totals[i] = total[0];
+      if (!e) continue;
+      for (int64_t c = 0; c < columns; c += kLanes) {
+        const int64_t n = chunk(columns, c);
+        const vfloat p = load_n(e + c, n) * factor;
+        if (probabilities) store_n(probabilities + at + c, p, n);
+        if (dlogits) store_n(dlogits + at + c, (p * total - Targets<Classes>::at(t, c, n)) * scale, n);
+      }
+    }
+    if (loss) store_n(loss + begin, fma(totals, log(sums), distances), block);
+  }
+}
+
+void softmax_cross_entropy(int64_t rows, int64_t columns, const float* logits, const int32_t* classes,
+                           const float* targets, float scale, float* loss, float* probabilities, float* dlogits,
+                           uint8_t* correct) {
+  if (classes) {
+    cross_entropy_rows<true>(rows, columns, logits, classes, targets, scale, loss, probabilities, dlogits, correct);
+  } else {
+    cross_entropy_rows<false>(rows, columns, logits, classes, targets, scale, loss, probabilities, dlogits, correct);
+  }
+}
+
+template <bool Classes>
+FASTBN_INLINE void cross_entropy_gradient(int64_t rows, int64_t columns, const float* probabilities,
+                                          const int32_t* classes, const float* targets, float scale, float* dlogits) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t at = r * columns;
+    const Targets<Classes> t{Classes ? classes[r] : 0, Classes ? nullptr : targets + at};
+    vfloat total = broadcast(1.0f);
+    if constexpr (!Classes) {
+      total = vfloat{};
+      for (int64_t c = 0; c < columns; c += kLanes) total += Targets<Classes>::at(t, c, chunk(columns, c));
+      total = fold_sum(total);
+    }
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      const int64_t n = chunk(columns, c);
+      const vfloat p = load_n(probabilities + at + c, n);
+      store_n(dlogits + at + c, (p * total - Targets<Classes>::at(t, c, n)) * scale, n);
+    }
+  }
+}
+
+void softmax_cross_entropy_backward(int64_t rows, int64_t columns, const float* probabilities, const int32_t* classes,
+                                    const float* targets, float scale, float* dlogits) {
+  if (classes) {
+    cross_entropy_gradient<true>(rows, columns, probabilities, classes, targets, scale, dlogits);
+  } else {
+    cross_entropy_gradient<false>(rows, columns, probabilities, classes, targets, scale, dlogits);
+  }
+}
+
+void mean_squared_error(int64_t rows, int64_t columns, const float* p, const float* t, float scale, float* loss,
+                        float* absolute_error, float* dp) {
+  const float count = (float)columns;
+  const float factor = (float)(2.0 * (double)scale / (double)columns);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t at = r * columns;
+    vfloat squares{}, distances{};
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      const int64_t n = chunk(columns, c);
+      const vfloat d = load_n(p + at + c, n) - load_n(t + at + c, n);
+      squares = fma(d, d, squares);
+      distances += absolute(d);
+      if (dp) store_n(dp + at + c, d * factor, n);
+    }
+    if (loss) loss[r] = fold_sum(squares)[0] / count;
+    if (absolute_error) absolute_error[r] = fold_sum(distances)[0] / count;
+  }
+}
+
+}  // namespace
+
+void fill_losses(LossKernels& kernels) {
+  kernels = {softmax_cross_entropy, softmax_cross_entropy_backward, mean_squared_error};
+}
+
+}  // namespace FASTBN_ISA
+}  // namespace fastbn

@@ -1,0 +1,283 @@
+#include "normalization.hpp"
+
+#include "vector_math.hpp"
+
+namespace fastbn {
+namespace FASTBN_ISA {
+namespace {
+
+constexpr int kHalf = kLanes / 2;  // doubles to a vector
+// Vectors of channels whose sums stay in registers together, and the rows taken at a time where there are more
+// channels than that: memory is then read in few streams.
+constexpr int kSumVectors = kLanes == 16 ? 4 : 2;
+constexpr int kBackwardSumVectors = kLanes == 16 ? 2 : 1;
+constexpr int64_t kSumRows = 8;
+constexpr int64_t kApplyRows = 4;
+
+// Lengths of vectors: whole ones carry theirs as a type.
+FASTBN_INLINE vfloat load_n(const float* p, Constant<kLanes>) { return load(p); }
+FASTBN_INLINE vfloat load_n(const float* p, int64_t n) { return load_partial(p, n); }
+FASTBN_INLINE void store_n(float* p, vfloat v, Constant<kLanes>) { store(p, v); }
+FASTBN_INLINE void store_n(float* p, vfloat v, int64_t n) { store_partial(p, v, n); }
+
+// A vector of floats as two of doubles.
+struct Doubles {
+  vdouble low, high;
+};
+FASTBN_INLINE Doubles widen(vfloat v) {
+  vhalf half[2];
+  memcpy(half, &v, sizeof v);
+  return {__builtin_convertvector(half[0], vdouble), __builtin_convertvector(half[1], vdouble)};
+}
+FASTBN_INLINE Doubles load_sums(const double* p, Constant<kLanes>) { return {load_vdouble(p), load_vdouble(p + kHalf)}; }
+FASTBN_INLINE Doubles load_sums(const double* p, int64_t n) {
+  double all[kLanes] = {};
+  for (int64_t i = 0; i < n; ++i) all[i] = p[i];
+  return load_sums(all, Constant<kLanes>{});
+}
+FASTBN_INLINE void store_sums(double* p, Doubles s, Constant<kLanes>) {
+  store_vdouble(p, s.low);
+  store_vdouble(p + kHalf, s.high);
+}
+FASTBN_INLINE void store_sums(double* p, Doubles s, int64_t n) {
+  double all[kLanes];
+  store_sums(all, s, Constant<kLanes>{});
+  for (int64_t i = 0; i < n; ++i) p[i] = all[i];
+}
+
+// body(first_row, rows, channel, vectors, n): groups of `Vectors` vectors of channels, then single ones, then a part.
+template <int Vectors, class Body>
+FASTBN_INLINE void for_each_group(int64_t rows, int64_t channels, Body body) {
+  const int64_t step = channels <= Vectors * kLanes ? rows : kSumRows;
+  for (int64_t r = 0; r < rows; r += step) {
+    const int64_t count = rows - r < step ? rows - r : step;
+    int64_t c = 0;
+    for (; c + Vectors * kLanes <= channels; c += Vectors * kLanes)
+      body(r, count, c, Constant<Vectors>{}, Constant<kLanes>{});
+    if constexpr (Vectors > 1) {
+      for (; c + kLanes <= channels; c += kLanes) body(r, count, c, Constant<1>{}, Constant<kLanes>{});
+    }
+    if (c < channels) body(r, count, c, Constant<1>{}, channels - c);
+  }
+}
+
+void sums(int64_t rows, int64_t channels, int64_t stride, const float* x, const float* shift, double* sum,
+          double* square) {
+  for_each_group<kSumVectors>(rows, channels, [&](int64_t first, int64_t count, int64_t c, auto vectors, auto n) {
+    constexpr int kVectors = vectors.value;
+    Doubles s[kVectors], q[kVectors], base[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = c + v * kLanes;
+      const vfloat value = load_n(shift + at, n);
+      base[v] = widen(value - value == vfloat{} ? value : vfloat{});
+      s[v] = load_sums(sum + at, n);
+      q[v] = load_sums(square + at, n);
+    }
+    const float* p = x + first * stride + c;
+    for (int64_t r = 0; r < count; ++r, p += stride) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const Doubles value = widen(load_n(p + v * kLanes, n));
+        const vdouble low = value.low - base[v].low, high = value.high - base[v].high;
+        s[v].low += low;
+        s[v].high += high;
+        q[v].low = fma(low, low, q[v].low);
+        q[v].high = fma(high, high, q[v].high);
+      }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      store_sums(sum + c + v * kLanes, s[v], n);
+      store_sums(square + c + v * kLanes, q[v], n);
+    }
+  });
+}
+
+// Factors of one vector of channels.
+struct Factors {
+  vfloat mean_hi, mean_lo, scale, shift;
+};
+template <class N>
+FASTBN_INLINE Factors load_factors(const NormalizationFactors& k, int64_t c, N n) {
+  return {load_n(k.mean_hi + c, n), load_n(k.mean_lo + c, n), load_n(k.scale + c, n), load_n(k.shift + c, n)};
+}
+FASTBN_INLINE vfloat centred(vfloat x, const Factors& f) { return (x - f.mean_hi) - f.mean_lo; }
+
+// dy through the activation, given or recomputed y.
+template <int Activation, class N>
+FASTBN_INLINE vfloat through_activation(vfloat dy, vfloat xc, const Factors& f, const float* y, vfloat alpha, N n) {
+  if constexpr (Activation == kLinear) return dy;
+  const vfloat value = y ? load_n(y, n) : activate<Activation>(fma(xc, f.scale, f.shift), alpha);
+  return activate_gradient<Activation>(dy, value, alpha);
+}
+
+template <int Activation>
+FASTBN_INLINE void backward_sums_pass(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x,
+                                      const float* y, const NormalizationFactors& k, float alpha, double* sum_dy,
+                                      double* sum_dy_xc) {
+  const vfloat slope = broadcast(alpha);
+  for_each_group<kBackwardSumVectors>(
+      rows, channels, [&](int64_t first, int64_t count, int64_t c, auto vectors, auto n) {
+        constexpr int kVectors = vectors.value;
+        Doubles s[kVectors], q[kVectors];
+        Factors f[kVectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+          const int64_t at = c + v * kLanes;
+          f[v] = load_factors(k, at, n);
+          s[v] = load_sums(sum_dy + at, n);
+          q[v] = load_sums(sum_dy_xc + at, n);
+        }
+        int64_t i = first * stride + c;
+        for (int64_t r = 0; r < count; ++r, i += stride) {
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; ++v) {
+            const int64_t at = i + v * kLanes;
+            const vfloat xc = centred(load_n(x + at, n), f[v]);
+            const Doubles d = widen(through_activation<Activation>(load_n(dy + at, n), xc, f[v], y ? y + at : y, slope, n));
+            const Doubles m = widen(xc);
+            s[v].low += d.low;
+            s[v].high += d.high;
+            q[v].low = fma(d.low, m.low, q[v].low);
+            q[v].high = fma(d.high, m.high, q[v].high);
+          }
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+          store_sums(sum_dy + c + v * kLanes, s[v], n);
+          store_sums(sum_dy_xc + c + v * kLanes, q[v], n);
+        }
+      });
+}
+
+void backward_sums(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x, const float* y,
+                   NormalizationFactors k, int32_t activation, float alpha, double* sum_dy, double* sum_dy_xc) {
+  with_activation(activation, alpha, [&](auto a) {
+    if (y) {
+      backward_sums_pass<a.value>(rows, channels, stride, dy, x, y, k, alpha, sum_dy, sum_dy_xc);
+    } else {
+      backward_sums_pass<a.value>(rows, channels, stride, dy, x, nullptr, k, alpha, sum_dy, sum_dy_xc);
+    }
+  });
+}
+
+// The elementwise passes: body(channel, n) loads the factors of a vector of channels and returns a function of the
+// element's offset. A few rows at a time, so that factors are loaded less often than data.
+template <class Body>
+FASTBN_INLINE void for_each_element(int64_t rows, int64_t channels, int64_t stride, Body body) {
+  for (int64_t first = 0; first < rows; first += kApplyRows) {
+    const int64_t count = rows - first < kApplyRows ? rows - first : kApplyRows;
+    const auto column = [&](int64_t c, auto n) __attribute__((always_inline)) {
+      const auto element = body(c, n);
+      int64_t i = first * stride + c;
+      if (count == kApplyRows) {
+#pragma GCC unroll 4
+        for (int64_t r = 0; r < kApplyRows; ++r) element(i + r * stride);
+        return;
+      }
+      for (int64_t r = 0; r < count; ++r, i += stride) element(i);
+    };
+    int64_t c = 0;
+    for (; c + kLanes <= channels; c += kLanes) column(c, Constant<kLanes>{});
+    if (c < channels) column(c, channels - c);
+  }
+}
+
+// Fewer channels than lanes, without gaps: kLanes rows make one row of kLanes * channels columns, with the factors
+// repeated. The rows that are left are taken as they are.
+struct RepeatedFactors {
+  float values[6][kLanes * kLanes];
+};
+FASTBN_INLINE bool repeats(int64_t rows, int64_t channels, int64_t stride) {
+  return channels < kLanes && stride == channels && rows >= 2 * kLanes;
+}
+FASTBN_INLINE NormalizationFactors repeat_factors(const NormalizationFactors& k, int64_t channels,
+                                                  RepeatedFactors& out) {
+  const float* from[6] = {k.mean_hi, k.mean_lo, k.scale, k.shift, k.dy_mean, k.xc_factor};
+  for (int a = 0; a < 6; ++a) {
+    if (!from[a]) continue;
+    for (int64_t i = 0; i < channels; ++i) {
+      for (int64_t r = 0; r < kLanes; ++r) out.values[a][r * channels + i] = from[a][i];
+    }
+  }
+  return {out.values[0], out.values[1], out.values[2], out.values[3], out.values[4], out.values[5]};
+}
+
+template <int Activation, bool Residual>
+FASTBN_INLINE void apply_pass(int64_t rows, int64_t channels, int64_t stride, const float* x,
+                              const NormalizationFactors& k, const float* residual, float alpha, float* y) {
+  const vfloat slope = broadcast(alpha);
+  for_each_element(rows, channels, stride, [&](int64_t c, auto n) __attribute__((always_inline)) {
+    const Factors f = load_factors(k, c, n);
+    return [=](int64_t i) __attribute__((always_inline)) {
+      vfloat value = fma(centred(load_n(x + i, n), f), f.scale, f.shift);
+      if constexpr (Residual) value += load_n(residual + i, n);
+      store_n(y + i, activate<Activation>(value, slope), n);
+    };
+  });
+}
+
+void apply(int64_t rows, int64_t channels, int64_t stride, const float* x, NormalizationFactors k,
+           const float* residual, int32_t activation, float alpha, float* y) {
+  if (repeats(rows, channels, stride)) {
+    RepeatedFactors repeated;
+    k.dy_mean = k.xc_factor = nullptr;
+    const NormalizationFactors wide = repeat_factors(k, channels, repeated);
+    const int64_t width = channels * kLanes, whole = rows / kLanes, done = whole * width;
+    apply(whole, width, width, x, wide, residual, activation, alpha, y);
+    return apply(rows % kLanes, channels, stride, x + done, k, residual ? residual + done : residual, activation, alpha,
+                 y + done);
+  }
+  with_activation(activation, alpha, [&](auto a) {
+    if (residual) {
+      apply_pass<a.value, true>(rows, channels, stride, x, k, residual, alpha, y);
+    } else {
+      apply_pass<a.value, false>(rows, channels, stride, x, k, residual, alpha, y);
+    }
+  });
+}
+
+template <int Activation>
+FASTBN_INLINE void backward_apply_pass(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x,
+                                       const float* y, const NormalizationFactors& k, float alpha, float* dx,
+                                       float* dresidual) {
+  const vfloat slope = broadcast(alpha);
+  for_each_element(rows, channels, stride, [&](int64_t c, auto n) __attribute__((always_inline)) {
+    const Factors f = load_factors(k, c, n);
+    const vfloat dy_mean = load_n(k.dy_mean + c, n), xc_factor = load_n(k.xc_factor + c, n);
+    const vint counts = xc_factor != vfloat{};
+    return [=](int64_t i) __attribute__((always_inline)) {
+      const vfloat xc = centred(load_n(x + i, n), f);
+      const vfloat d = through_activation<Activation>(load_n(dy + i, n), xc, f, y ? y + i : y, slope, n);
+      if (dresidual) store_n(dresidual + i, d, n);
+      if (dx) store_n(dx + i, fma(from_bits(bits(-xc) & counts), xc_factor, d - dy_mean) * f.scale, n);
+    };
+  });
+}
+
+void backward_apply(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x, const float* y,
+                    NormalizationFactors k, int32_t activation, float alpha, float* dx, float* dresidual) {
+  if (repeats(rows, channels, stride)) {
+    RepeatedFactors repeated;
+    const NormalizationFactors wide = repeat_factors(k, channels, repeated);
+    const int64_t width = channels * kLanes, whole = rows / kLanes, done = whole * width;
+    backward_apply(whole, width, width, dy, x, y, wide, activation, alpha, dx, dresidual);
+    return backward_apply(rows % kLanes, channels, stride, dy + done, x + done, y ? y + done : y, k, activation, alpha,
+                          dx ? dx + done : dx, dresidual ? dresidual + done : dresidual);
+  }
+  with_activation(activation, alpha, [&](auto a) {
+    if (y) {
+      backward_apply_pass<a.value>(rows, channels, stride, dy, x, y, k, alpha, dx, dresidual);
+    } else {
+      backward_apply_pass<a.value>(rows, channels, stride, dy, x, nullptr, k, alpha, dx, dresidual);
+    }
+  });
+}
+
+}  // namespace
+
+void fill_normalization(NormalizationKernels& kernels) { kernels = {sums, apply, backward_sums, backward_apply}; }
+
+}  // namespace FASTBN_ISA
+}  // namespace fastbn
