@@ -14,6 +14,11 @@
 
 namespace fastbn {
 
+namespace FASTBN_ISA {
+void fill_gemm(GemmKernels& kernels);
+void fill_convolution(ConvolutionKernels& kernels);
+}  // namespace FASTBN_ISA
+
 const KernelTable& FASTBN_TABLE(FASTBN_ISA)();
 
 const KernelTable& FASTBN_TABLE(FASTBN_ISA)() {
