@@ -1,10 +1,65 @@
-// Contract of the gemm kernels.
+// Contract of the gemm kernels: the batch-reduce matrix product that dense layers and convolutions are loops
+// around, the packing that it wants, and column sums.
 #pragma once
 
 #include <stdint.h>
 
 namespace fastbn {
 
-struct GemmKernels {};
+// Where the accumulators of a product begin.
+enum class GemmStart : int32_t {
+  kZero,   // C = sum
+  kChain,  // C's old value is the first term: cutting k over several calls leaves the bits alone
+  kAdd     // C's old value is added to the sum
+};
+
+// C[i][j] = act(start + sum_e sum_p A_e[i][p] B_e[p][j] + bias[j]), i in [first_row, first_row + m), j in [0, n).
+//
+// A_e = a + a_offset[e], B_e = b + b_offset[e], e in [0, batch); without tables there is one pair. batch or k may be 0.
+//   A_e[i][p] = A_e[(i / inner) * a_outer + (i % inner) * a_row + p * a_col]
+//   B_e[p][j] = B_e[p * b_row + j]; n <= panel_floats(), and rows of whole vectors: b_row * k floats are readable,
+//               or b_row is the width of a packed panel
+//   C[i][j]   = c[(i / inner) * c_outer + (i % inner) * c_row + j]
+//
+// Every element is one chain over (e, p) in order: its bits do not depend on m, n, first_row or the tiling.
+struct GemmArgs {
+  const float* a;
+  const float* b;
+  float* c;
+  int64_t first_row, m, n, k;
+  int64_t inner;
+  int64_t a_outer, a_row, a_col;
+  int64_t b_row;
+  int64_t c_outer, c_row;
+  int64_t batch;
+  const int64_t* a_offset;
+  const int64_t* b_offset;
+  GemmStart start;
+  const float* bias;   // NULL: none
+  int32_t activation;  // FBN_LINEAR, FBN_RELU or FBN_LEAKY_RELU
+  float alpha;
+};
+
+struct GemmKernels {
+  int panel_floats;  // width of a packed panel (two vectors); a last narrow one is one vector wide
+  int wide_floats;   // n up to this is fastest for at most wide_rows rows
+  int wide_rows;
+  int tile_rows;  // most rows of one register tile
+
+  void (*gemm)(const GemmArgs& args);
+
+  // packed[p * width + j] = source[p * row + j], j in [0, n); zero for j in [n, width).
+  void (*pack)(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed);
+  // packed[p * width + j] = source[j * row + p], the same tail.
+  void (*pack_transposed)(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed);
+  // sums[c] (+)= sum_r m[r * stride + c], c in [0, columns): chains of at most 64 rows in float, added up in double.
+  void (*column_sums)(const float* m, int64_t stride, int64_t rows, int64_t columns, double* sums, bool accumulate);
+};
+
+#ifdef FASTBN_ISA
+namespace FASTBN_ISA {
+void fill_gemm(GemmKernels& kernels);
+}
+#endif
 
 }  // namespace fastbn

@@ -1,0 +1,302 @@
+// dense: y = act(x W + b), its gradients, and the C functions over them.
+#include "dense.hpp"
+
+#include <algorithm>
+
+#include "kernels/kernel_table.hpp"
+#include "pointwise.hpp"
+#include "runtime/executor.hpp"
+#include "runtime/memory.hpp"
+#include "runtime/status.hpp"
+
+namespace fastbn {
+namespace {
+
+// Sizes of what is packed at once, so that it stays in the second-level cache. They leave the bits alone: products are
+// cut with GemmStart::kChain.
+constexpr int64_t kDepth = 1024;        // most of k in one packed block
+constexpr int64_t kPanels = 4;          // panels of one packed block
+constexpr int64_t kRowsOfBatch = 256;   // rows of x and dy in one pass of backward_filter
+constexpr int64_t kRowBytes = 1 << 18;  // of the matrix that is not packed
+constexpr int64_t kFewRows = 12;        // up to here W is read in place: packing would cost more than it saves
+constexpr int64_t kFewDepth = 128;      // of k in one pass over all columns then
+
+int64_t round_up(int64_t n, int64_t grain) { return (n + grain - 1) / grain * grain; }
+
+// The even cut of [0, total) into blocks of at most `most`.
+int64_t even_block(int64_t total, int64_t most) {
+  const int64_t blocks = std::max<int64_t>(1, (total + most - 1) / most);
+  return std::max<int64_t>(1, (total + blocks - 1) / blocks);
+}
+
+// A product of plain matrices; the caller fills in what differs.
+GemmArgs plain(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_row, float* c, int64_t c_row) {
+  GemmArgs g{};
+  g.a = a;
+  g.a_row = a_row;
+  g.a_col = a_col;
+  g.b = b;
+  g.b_row = b_row;
+  g.c = c;
+  g.c_row = c_row;
+  g.batch = 1;
+  g.inner = INT64_MAX;
+  return g;
+}
+
+int32_t fused(int32_t activation) {
+  return activation == FBN_RELU || activation == FBN_LEAKY_RELU ? activation : FBN_LINEAR;
+}
+
+// C[r][j] = act(bias[j] + sum_p A[r][p] B[p][j]), j in [0, columns), where pack(p, depth, j, n, width, packed) packs
+// block B[p .. p + depth)[j .. j + n). packed has room for one block.
+template <class Pack>
+void packed_product(const float* a, int64_t a_row, int64_t rows, int64_t k, int64_t columns, const float* bias,
+                    int32_t activation, float alpha, float* c, int64_t c_row, float* packed, const Pack& pack) {
+  const GemmKernels& kernel = kernels().gemm;
+  const int64_t panel = kernel.panel_floats, lanes = kernels().vector_floats;
+  const int64_t depth_block = even_block(k, kDepth);
+  const int64_t row_block =
+      round_up(std::max<int64_t>(1, kRowBytes / (int64_t{sizeof(float)} * depth_block)), kernel.tile_rows);
+  for (int64_t j0 = 0; j0 < columns; j0 += kPanels * panel) {
+    const int64_t block_end = std::min(columns, j0 + kPanels * panel);
+    for (int64_t p0 = 0; p0 < k; p0 += depth_block) {
+      const int64_t depth = std::min(depth_block, k - p0);
+      for (int64_t j = j0; j < block_end; j += panel) {
+        const int64_t n = std::min(panel, block_end - j);
+        pack(p0, depth, j, n, round_up(n, lanes), packed + (j - j0) * depth);
+      }
+      for (int64_t r = 0; r < rows; r += row_block) {
+        for (int64_t j = j0; j < block_end; j += panel) {
+          GemmArgs g = plain(a + p0, a_row, 1, packed + (j - j0) * depth, 0, c + j, c_row);
+          g.first_row = r;
+          g.m = std::min(row_block, rows - r);
+          g.n = std::min(panel, block_end - j);
+          g.k = depth;
+          g.b_row = round_up(g.n, lanes);
+          g.start = p0 == 0 ? GemmStart::kZero : GemmStart::kChain;
+          if (p0 + depth >= k) {
+            g.bias = bias ? bias + j : nullptr;
+            g.activation = activation;
+            g.alpha = alpha;
+          }
+          kernel.gemm(g);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int64_t DensePlan::column_grain() { return kernels().gemm.panel_floats; }
+
+int64_t DensePlan::scratch(int64_t rows, int64_t columns) const {
+  const int64_t panel = kernels().gemm.panel_floats;
+  const int64_t width = std::min(round_up(std::max<int64_t>(1, columns), panel), kPanels * panel);
+  const int64_t depth = std::max(even_block(in_, kDepth), even_block(out_, kDepth));
+  const int64_t filter =
+      std::max(std::min(rows, kRowsOfBatch) * panel, std::min(rows, kFewRows) * int64_t{kernels().gemm.wide_floats});
+  return std::max(depth * width, filter);
+}
+
+void DensePlan::forward(const float* x, int64_t x_stride, int64_t rows, const float* kernel, const float* bias,
+                        int32_t activation, float alpha, float* y, int64_t y_stride, int64_t begin, int64_t end,
+                        float* scratch) const noexcept {
+  if (rows <= 0 || begin >= end) return;
+  const GemmKernels& k = kernels().gemm;
+  int64_t in_place = begin;  // columns [begin, in_place) are done without packing
+  if (rows <= kFewRows) {
+    const int64_t lanes = kernels().vector_floats;
+    in_place = begin + (end - begin) / lanes * lanes;
+    const int64_t wide = rows <= k.wide_rows ? k.wide_floats : k.panel_floats;
+    for (int64_t p = 0; p < in_; p += kFewDepth) {
+      const int64_t depth = std::min(kFewDepth, in_ - p);
+      for (int64_t j = begin; j < in_place; j += wide) {
+        GemmArgs g = plain(x + p, x_stride, 1, kernel + p * out_ + j, out_, y + j, y_stride);
+        g.m = rows;
+        g.n = std::min(wide, in_place - j);
+        g.k = depth;
+        g.start = p == 0 ? GemmStart::kZero : GemmStart::kChain;
+        if (p + depth == in_) {
+          g.bias = bias ? bias + j : nullptr;
+          g.activation = fused(activation);
+          g.alpha = alpha;
+        }
+        k.gemm(g);
+      }
+    }
+  }
+  if (in_place < end) {
+    packed_product(x, x_stride, rows, in_, end - in_place, bias ? bias + in_place : nullptr, fused(activation), alpha,
+                   y + in_place, y_stride, scratch,
+                   [&](int64_t p, int64_t depth, int64_t j, int64_t n, int64_t width, float* packed) {
+                     k.pack(kernel + p * out_ + in_place + j, out_, depth, n, width, packed);
+                   });
+  }
+  if (fused(activation) != activation) {
+    activation_forward({rows, end - begin, y_stride}, activation, alpha, y + begin, y + begin);
+  }
+}
+
+void DensePlan::backward_data(const float* dy, int64_t dy_stride, int64_t rows, const float* kernel, float* dx,
+                              int64_t dx_stride, int64_t begin, int64_t end, float* scratch) const noexcept {
+  if (rows <= 0 || begin >= end) return;
+  packed_product(dy, dy_stride, rows, out_, end - begin, nullptr, FBN_LINEAR, 0, dx + begin, dx_stride, scratch,
+                 [&](int64_t p, int64_t depth, int64_t j, int64_t n, int64_t width, float* packed) {
+                   kernels().gemm.pack_transposed(kernel + (begin + j) * out_ + p, out_, depth, n, width, packed);
+                 });
+}
+
+void DensePlan::backward_filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
+                                float* dkernel, int64_t begin, int64_t end, bool accumulate,
+                                float* scratch) const noexcept {
+  if (begin >= end) return;
+  const GemmKernels& k = kernels().gemm;
+  const int64_t lanes = kernels().vector_floats;
+  const int64_t row_block = even_block(rows, kRowsOfBatch);
+  for (int64_t r = 0; r == 0 || r < rows; r += row_block) {
+    const int64_t depth = std::min(row_block, rows - r);
+    const int64_t wide = depth <= kFewRows ? k.wide_floats : k.panel_floats;
+    for (int64_t j = 0; j < out_; j += wide) {
+      GemmArgs g = plain(x + r * x_stride + begin, 1, x_stride, dy + r * dy_stride + j, dy_stride, dkernel + j, out_);
+      g.m = end - begin;
+      g.n = std::min(wide, out_ - j);
+      g.k = depth;
+      g.start = accumulate || r > 0 ? GemmStart::kChain : GemmStart::kZero;
+      if (depth > kFewRows || g.n % lanes != 0) {
+        g.b = scratch;
+        g.b_row = round_up(g.n, lanes);
+        k.pack(dy + r * dy_stride + j, dy_stride, depth, g.n, g.b_row, scratch);
+      }
+      k.gemm(g);
+    }
+  }
+}
+
+void column_sums(const float* m, int64_t stride, int64_t rows, int64_t columns, double* sums,
+                 bool accumulate) noexcept {
+  kernels().gemm.column_sums(m, stride, rows, columns, sums, accumulate);
+}
+
+namespace {
+
+void validate(const char* operation, const fbn_dense* d) {
+  require_descriptor(operation, d);
+  require(d->rows >= 0, operation, ": rows must be at least 0. Received: ", d->rows);
+  require(d->in_features >= 1, operation, ": in_features must be at least 1. Received: ", d->in_features);
+  require(d->out_features >= 1, operation, ": out_features must be at least 1. Received: ", d->out_features);
+  require(d->activation >= FBN_LINEAR && d->activation <= FBN_TANH, operation,
+          ": activation must be linear, relu, leaky_relu, sigmoid or tanh. Received: ", d->activation);
+  checked_product(operation, {d->rows, d->in_features});
+  checked_product(operation, {d->rows, d->out_features});
+  checked_product(operation, {d->in_features, d->out_features});
+}
+
+void require_array(const char* operation, const char* name, const void* array, bool needed) {
+  require(array != nullptr || !needed, operation, ": ", name, " is required. Received: NULL");
+}
+
+// Tasks of one pass: a grid of column and row parts with about four tasks a lane, columns first, since every row part
+// packs its columns again.
+struct Grid {
+  int64_t rows, columns, row_parts, column_parts, grain;
+  Grid(int64_t rows_, int64_t columns_, int64_t grain_, int lanes) : rows(rows_), columns(columns_), grain(grain_) {
+    const int64_t wanted = lanes > 1 ? 4 * int64_t{lanes} : 1;
+    column_parts = std::min(wanted, std::max<int64_t>(1, columns / grain));
+    row_parts = std::clamp<int64_t>(rows / 64, 1, std::max<int64_t>(1, wanted / column_parts));
+  }
+  int64_t tasks() const { return row_parts * column_parts; }
+  int64_t widest() const { return round_up(columns, grain) / column_parts + grain; }
+  Range row_range(int64_t task) const { return part_of(rows, row_parts, task % row_parts); }
+  Range column_range(int64_t task) const { return part_of(columns, column_parts, task / row_parts, grain); }
+};
+
+}  // namespace
+}  // namespace fastbn
+
+using namespace fastbn;
+
+fbn_status fbn_dense_forward(const fbn_dense* d, const float* x, const float* kernel, const float* bias, float* y,
+                             const fbn_exec* exec) {
+  return guard([&] {
+    const char* operation = "dense_forward";
+    validate(operation, d);
+    const Exec run = resolve_exec(operation, exec);
+    if (!run.workspace_query) {
+      require_array(operation, "x", x, d->rows > 0);
+      require_array(operation, "kernel", kernel, d->rows > 0);
+      require_array(operation, "y", y, d->rows > 0);
+    }
+    const int64_t rows = d->rows, in = d->in_features, out = d->out_features;
+    const DensePlan plan(in, out);
+    const Grid grid(rows, out, DensePlan::column_grain(), run.lanes);
+    const int64_t lane_scratch = round_up(plan.scratch(rows, grid.widest()), 16);
+    Workspace workspace(operation, run);
+    const size_t scratch_at = workspace.reserve<float>(checked_product(operation, {lane_scratch, run.lanes}));
+    if (workspace.commit() || rows == 0) return;
+    float* scratch = workspace.at<float>(scratch_at);
+    const auto task = [&](int64_t i, int lane) {
+      const Range r = grid.row_range(i), c = grid.column_range(i);
+      plan.forward(x + r.begin * in, in, r.size(), kernel, bias, d->activation, d->alpha, y + r.begin * out, out,
+                   c.begin, c.end, scratch + lane * lane_scratch);
+    };
+    execute(run, {{grid.tasks(), task}}, 2.0 * double(rows) * double(in) * double(out));
+  });
+}
+
+fbn_status fbn_dense_backward(const fbn_dense* d, const float* dy, const float* x, const float* kernel, const float* y,
+                              float* dx, float* dkernel, float* dbias, const fbn_exec* exec) {
+  return guard([&] {
+    const char* operation = "dense_backward";
+    validate(operation, d);
+    const Exec run = resolve_exec(operation, exec);
+    const bool through = d->activation != FBN_LINEAR;
+    if (!run.workspace_query) {
+      require_array(operation, "dy", dy, d->rows > 0);
+      require_array(operation, "x", x, d->rows > 0 && dkernel);
+      require_array(operation, "kernel", kernel, d->rows > 0 && dx);
+      require_array(operation, "y (the forward result, for the activation)", y, d->rows > 0 && through);
+    }
+    const int64_t rows = d->rows, in = d->in_features, out = d->out_features;
+    const DensePlan plan(in, out);
+    const int64_t grain = DensePlan::column_grain();
+    const Grid data(rows, in, grain, run.lanes), filter(1, in, kernels().gemm.tile_rows, run.lanes);
+    const int64_t bias_parts = dbias ? (out + grain - 1) / grain : 0;
+    const int64_t lane_scratch = round_up(plan.scratch(rows, std::max(data.widest(), filter.widest())), 16);
+    Workspace workspace(operation, run);
+    const size_t scratch_at = workspace.reserve<float>(checked_product(operation, {lane_scratch, run.lanes}));
+    const size_t through_at = workspace.reserve<float>(through ? rows * out : 0);
+    const size_t sums_at = workspace.reserve<double>(dbias ? out : 0);
+    if (workspace.commit()) return;
+    float* scratch = workspace.at<float>(scratch_at);
+    float* dy_through = workspace.at<float>(through_at);
+    double* sums = workspace.at<double>(sums_at);
+    const float* gradient = through ? dy_through : dy;
+
+    const int64_t through_parts = through ? std::min<int64_t>(rows, 4 * run.lanes) : 0;
+    const auto activation = [&](int64_t i, int) {
+      const Range r = part_of(rows, through_parts, i);
+      const int64_t at = r.begin * out;
+      activation_backward({r.size(), out, out}, d->activation, d->alpha, dy + at, y + at, dy_through + at);
+    };
+    const int64_t data_tasks = dx ? data.tasks() : 0, filter_tasks = dkernel ? filter.column_parts : 0;
+    const auto gradients = [&](int64_t i, int lane) {
+      float* own = scratch + lane * lane_scratch;
+      if (i < data_tasks) {
+        const Range r = data.row_range(i), c = data.column_range(i);
+        plan.backward_data(gradient + r.begin * out, out, r.size(), kernel, dx + r.begin * in, in, c.begin, c.end, own);
+      } else if (i < data_tasks + filter_tasks) {
+        const Range k = filter.column_range(i - data_tasks);
+        plan.backward_filter(x, in, gradient, out, rows, dkernel + k.begin * out, k.begin, k.end, false, own);
+      } else {
+        const Range c = part_of(out, bias_parts, i - data_tasks - filter_tasks, grain);
+        column_sums(gradient + c.begin, out, rows, c.size(), sums + c.begin, false);
+        for (int64_t j = c.begin; j < c.end; ++j) dbias[j] = static_cast<float>(sums[j]);
+      }
+    };
+    const double product = 2.0 * double(rows) * double(in) * double(out);
+    execute(run, {{through_parts, activation}, {data_tasks + filter_tasks + bias_parts, gradients}},
+            ((dx ? 1 : 0) + (dkernel ? 1 : 0)) * product + double(rows) * double(out));
+  });
+}
