@@ -11,7 +11,7 @@ from pathlib import Path
 
 def cache_folder() -> Path:
     """The platform's cache folder for fastbn; not created here."""
-    import pooch  # type: ignore[import-untyped]
+    import pooch
 
     return Path(pooch.os_cache("fastbn"))
 

@@ -186,7 +186,7 @@ class _Bar:
 
 def _fetch(url: str, target: Path, timeout: float) -> None:
     """One GET into `target`. Raises OSError or one of requests' exceptions, which are OSErrors too."""
-    import pooch  # type: ignore[import-untyped]
+    import pooch
 
     bar = _Bar(target.name.split(".gz")[0])
     try:

@@ -1,0 +1,102 @@
+"""The commands of `fastbn` and their options. Each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="CPU kernels and training for convolutional networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Data(str, Enum):
+    """The data sets that commands train on."""
+
+    auto = "auto"
+    mnist = "mnist"
+    fashion_mnist = "fashion_mnist"
+    digits = "digits"
+
+
+DataOption = Annotated[
+    Data, typer.Option("--data", help="Data set; auto is MNIST where it can be had and otherwise digits drawn here.")
+]
+
+
+def _print_path(kind: str) -> None:
+    from fastbn import config
+
+    if kind == "includes":
+        typer.echo(f"-I{config.get_include()}")
+    else:
+        typer.echo(config.get_cmake_dir() if kind == "cmakedir" else config.get_pkgconfig_dir())
+    raise typer.Exit
+
+
+def _when_given(kind: str, given: bool) -> None:
+    if given:
+        _print_path(kind)
+
+
+@app.callback()
+def options(
+    includes: Annotated[
+        bool,
+        typer.Option(
+            "--includes",
+            is_eager=True,
+            callback=lambda given: _when_given("includes", given),
+            help="Print the compiler option for fastbn's headers.",
+        ),
+    ] = False,
+    cmakedir: Annotated[
+        bool,
+        typer.Option(
+            "--cmakedir",
+            is_eager=True,
+            callback=lambda given: _when_given("cmakedir", given),
+            help="Print the folder of fastbnConfig.cmake.",
+        ),
+    ] = False,
+    pkgconfigdir: Annotated[
+        bool,
+        typer.Option(
+            "--pkgconfigdir",
+            is_eager=True,
+            callback=lambda given: _when_given("pkgconfigdir", given),
+            help="Print the folder of fastbn.pc.",
+        ),
+    ] = False,
+) -> None:
+    """CPU kernels and training for convolutional networks."""
+
+
+@app.command()
+def info() -> None:
+    """Print version, build, instruction sets, threads and why that number."""
+    from fastbn.cli.info import report
+
+    for label, value in report():
+        typer.echo(f"{label:24}{value}")
+
+
+@app.command()
+def demo(data: DataOption = Data.auto) -> None:
+    """Train the question's three networks and the article's, and compare: seconds, multiply-adds, accuracy."""
+    from rich.console import Console
+
+    from fastbn import demo as demonstration
+    from fastbn.datasets import load
+
+    try:
+        loaded = load(data.value)
+    except (OSError, ValueError) as error:
+        typer.echo(f"fastbn demo: {error}", err=True)
+        raise typer.Exit(1) from error
+    demonstration.run(loaded, Console())
