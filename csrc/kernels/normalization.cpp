@@ -29,7 +29,9 @@ FASTBN_INLINE Doubles widen(vfloat v) {
   memcpy(half, &v, sizeof v);
   return {__builtin_convertvector(half[0], vdouble), __builtin_convertvector(half[1], vdouble)};
 }
-FASTBN_INLINE Doubles load_sums(const double* p, Constant<kLanes>) { return {load_vdouble(p), load_vdouble(p + kHalf)}; }
+FASTBN_INLINE Doubles load_sums(const double* p, Constant<kLanes>) {
+  return {load_vdouble(p), load_vdouble(p + kHalf)};
+}
 FASTBN_INLINE Doubles load_sums(const double* p, int64_t n) {
   double all[kLanes] = {};
   for (int64_t i = 0; i < n; ++i) all[i] = p[i];
@@ -135,7 +137,8 @@ FASTBN_INLINE void backward_sums_pass(int64_t rows, int64_t channels, int64_t st
           for (int v = 0; v < kVectors; ++v) {
             const int64_t at = i + v * kLanes;
             const vfloat xc = centred(load_n(x + at, n), f[v]);
-            const Doubles d = widen(through_activation<Activation>(load_n(dy + at, n), xc, f[v], y ? y + at : y, slope, n));
+            const Doubles d =
+                widen(through_activation<Activation>(load_n(dy + at, n), xc, f[v], y ? y + at : y, slope, n));
             const Doubles m = widen(xc);
             s[v].low += d.low;
             s[v].high += d.high;
@@ -208,14 +211,15 @@ template <int Activation, bool Residual>
 FASTBN_INLINE void apply_pass(int64_t rows, int64_t channels, int64_t stride, const float* x,
                               const NormalizationFactors& k, const float* residual, float alpha, float* y) {
   const vfloat slope = broadcast(alpha);
-  for_each_element(rows, channels, stride, [&](int64_t c, auto n) __attribute__((always_inline)) {
-    const Factors f = load_factors(k, c, n);
-    return [=](int64_t i) __attribute__((always_inline)) {
-      vfloat value = fma(centred(load_n(x + i, n), f), f.scale, f.shift);
-      if constexpr (Residual) value += load_n(residual + i, n);
-      store_n(y + i, activate<Activation>(value, slope), n);
-    };
-  });
+  for_each_element(
+      rows, channels, stride, [&](int64_t c, auto n) __attribute__((always_inline)) {
+        const Factors f = load_factors(k, c, n);
+        return [=](int64_t i) __attribute__((always_inline)) {
+          vfloat value = fma(centred(load_n(x + i, n), f), f.scale, f.shift);
+          if constexpr (Residual) value += load_n(residual + i, n);
+          store_n(y + i, activate<Activation>(value, slope), n);
+        };
+      });
 }
 
 void apply(int64_t rows, int64_t channels, int64_t stride, const float* x, NormalizationFactors k,
@@ -243,17 +247,18 @@ FASTBN_INLINE void backward_apply_pass(int64_t rows, int64_t channels, int64_t s
                                        const float* y, const NormalizationFactors& k, float alpha, float* dx,
                                        float* dresidual) {
   const vfloat slope = broadcast(alpha);
-  for_each_element(rows, channels, stride, [&](int64_t c, auto n) __attribute__((always_inline)) {
-    const Factors f = load_factors(k, c, n);
-    const vfloat dy_mean = load_n(k.dy_mean + c, n), xc_factor = load_n(k.xc_factor + c, n);
-    const vint counts = xc_factor != vfloat{};
-    return [=](int64_t i) __attribute__((always_inline)) {
-      const vfloat xc = centred(load_n(x + i, n), f);
-      const vfloat d = through_activation<Activation>(load_n(dy + i, n), xc, f, y ? y + i : y, slope, n);
-      if (dresidual) store_n(dresidual + i, d, n);
-      if (dx) store_n(dx + i, fma(from_bits(bits(-xc) & counts), xc_factor, d - dy_mean) * f.scale, n);
-    };
-  });
+  for_each_element(
+      rows, channels, stride, [&](int64_t c, auto n) __attribute__((always_inline)) {
+        const Factors f = load_factors(k, c, n);
+        const vfloat dy_mean = load_n(k.dy_mean + c, n), xc_factor = load_n(k.xc_factor + c, n);
+        const vint counts = xc_factor != vfloat{};
+        return [=](int64_t i) __attribute__((always_inline)) {
+          const vfloat xc = centred(load_n(x + i, n), f);
+          const vfloat d = through_activation<Activation>(load_n(dy + i, n), xc, f, y ? y + i : y, slope, n);
+          if (dresidual) store_n(dresidual + i, d, n);
+          if (dx) store_n(dx + i, fma(from_bits(bits(-xc) & counts), xc_factor, d - dy_mean) * f.scale, n);
+        };
+      });
 }
 
 void backward_apply(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x, const float* y,

@@ -20,11 +20,10 @@ struct NormalizationKernels {
                 const float* residual, int32_t activation, float alpha, float* y);
   // With xc = (x - mean_hi) - mean_lo and dy' = dy * act'(y), y NULL meaning act(xc * scale + shift):
   // sum_dy += dy', sum_dy_xc += dy' xc
-  void (*backward_sums)(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x,
-                        const float* y, NormalizationFactors k, int32_t activation, float alpha, double* sum_dy,
-                        double* sum_dy_xc);
-  // dx = (dy' - dy_mean - xc * xc_factor) * scale, dresidual = dy'; either may be NULL, dx may be dy. Where xc_factor is
-  // 0, x does not count, NaN or not.
+  void (*backward_sums)(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x, const float* y,
+                        NormalizationFactors k, int32_t activation, float alpha, double* sum_dy, double* sum_dy_xc);
+  // dx = (dy' - dy_mean - xc * xc_factor) * scale, dresidual = dy'; either may be NULL, dx may be dy. Where xc_factor
+  // is 0, x does not count, NaN or not.
   void (*backward_apply)(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x,
                          const float* y, NormalizationFactors k, int32_t activation, float alpha, float* dx,
                          float* dresidual);

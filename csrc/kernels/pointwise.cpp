@@ -28,8 +28,8 @@ FASTBN_INLINE vfloat load_n(const float* p, int64_t n) { return load_partial(p, 
 FASTBN_INLINE void store_n(float* p, vfloat v, Constant<kLanes>) { store(p, v); }
 FASTBN_INLINE void store_n(float* p, vfloat v, int64_t n) { store_partial(p, v, n); }
 
-void activation_forward(int64_t rows, int64_t columns, int64_t stride, int32_t activation, float alpha,
-                        const float* x, float* y) {
+void activation_forward(int64_t rows, int64_t columns, int64_t stride, int32_t activation, float alpha, const float* x,
+                        float* y) {
   const vfloat slope = broadcast(alpha);
   with_activation(activation, alpha, [&](auto a) {
     for_each_vector(rows, columns, stride,
@@ -63,7 +63,8 @@ void softmax_forward(int64_t rows, int64_t columns, int64_t stride, const float*
 void softmax_backward(int64_t rows, int64_t columns, int64_t stride, const float* dy, const float* y, float* dx) {
   for (int64_t r = 0; r < rows; ++r, dy += stride, y += stride, dx += stride) {
     vfloat sum{};
-    for_each_vector(1, columns, columns, [&](int64_t i, auto n) { sum = fma(load_n(dy + i, n), load_n(y + i, n), sum); });
+    for_each_vector(1, columns, columns,
+                    [&](int64_t i, auto n) { sum = fma(load_n(dy + i, n), load_n(y + i, n), sum); });
     sum = fold_sum(sum);
     for_each_vector(1, columns, columns,
                     [&](int64_t i, auto n) { store_n(dx + i, load_n(y + i, n) * (load_n(dy + i, n) - sum), n); });
@@ -172,7 +173,8 @@ void rescale_u8(int64_t size, const uint8_t* x, float scale, float offset, float
 }  // namespace
 
 void fill_pointwise(PointwiseKernels& kernels) {
-  kernels = {activation_forward, activation_backward, softmax_forward, softmax_backward, dropout, add, rescale, rescale_u8};
+  kernels = {activation_forward, activation_backward, softmax_forward, softmax_backward, dropout, add, rescale,
+             rescale_u8};
 }
 
 }  // namespace FASTBN_ISA

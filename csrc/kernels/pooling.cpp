@@ -117,7 +117,8 @@ FASTBN_INLINE void max_backward_rows(const PoolingShape& s, const float* dy, con
         vfloat sum{};
         for (int64_t oy = rows.begin; oy < rows.end; ++oy) {
           for (int64_t ox = columns.begin; ox < columns.end; ++ox) {
-            const int64_t place = (iy - oy * s.stride_height + s.pad_top) * s.pool_width + ix - ox * s.stride_width + s.pad_left;
+            const int64_t place =
+                (iy - oy * s.stride_height + s.pad_top) * s.pool_width + ix - ox * s.stride_width + s.pad_left;
             const int64_t at = (oy * s.out_width + ox) * s.channels + c;
             vint chosen = load_index(index + at, n) == broadcast_int((int32_t)place);
             if (y) chosen &= load_n(y + at, n) > vfloat{};
@@ -201,8 +202,7 @@ void global_average_forward(int64_t pixels, int64_t channels, const float* x, fl
 void global_average_backward(int64_t pixels, int64_t channels, const float* dy, float* dx) {
   const float count = (float)pixels;
   for (int64_t p = 0; p < pixels; ++p) {
-    for_each_vector(channels,
-                    [&](int64_t c, auto n) { store_n(dx + p * channels + c, load_n(dy + c, n) / count, n); });
+    for_each_vector(channels, [&](int64_t c, auto n) { store_n(dx + p * channels + c, load_n(dy + c, n) / count, n); });
   }
 }
 

@@ -38,12 +38,18 @@ FASTBN_INLINE vfloat row_max(const float* x, int64_t columns) {
 
 // The sum of exp(x - max) in every lane; the exponentials go to e where it is not NULL (e may be x).
 FASTBN_INLINE vfloat row_exp(const float* x, int64_t columns, vfloat max, float* e) {
+  constexpr int64_t kBlock = 32 * kLanes;  // added up apart: short chains, little rounding
   vfloat sum{};
   int64_t c = 0;
-  for (; c + kLanes <= columns; c += kLanes) {
-    const vfloat v = exp(load(x + c) - max);
-    if (e) store(e + c, v);
-    sum += v;
+  while (c + kLanes <= columns) {
+    const int64_t end = columns - c < kBlock ? columns - kLanes : c + kBlock - kLanes;
+    vfloat block{};
+    for (; c <= end; c += kLanes) {
+      const vfloat v = exp(load(x + c) - max);
+      if (e) store(e + c, v);
+      block += v;
+    }
+    sum += block;
   }
   if (c < columns) {
     const vfloat v = exp(load_partial_or(x + c, columns - c, -__builtin_inff()) - max);

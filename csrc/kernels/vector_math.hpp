@@ -17,10 +17,11 @@ FASTBN_INLINE vfloat absolute(vfloat v) { return from_bits(bits(v) & broadcast_i
 // 2^n for whole n in [-126, 127].
 FASTBN_INLINE vfloat power_of_two(vint n) { return from_bits((n + 127) << 23); }
 
-FASTBN_INLINE vfloat exp(vfloat x) {
-  // Beyond these the result is 0 or infinity anyway; NaN fails both comparisons and stays.
-  x = x > broadcast(89.0f) ? broadcast(89.0f) : x;
-  x = x < broadcast(-104.0f) ? broadcast(-104.0f) : x;
+// e^x = (high + low) 2^n with whole n; x in [-104, 89] or NaN.
+struct Exponential {
+  vfloat high, low, n;
+};
+FASTBN_INLINE Exponential exp_parts(vfloat x) {
   const vfloat n = round_even(x * 1.44269504f);
   // x - n ln 2 with ln 2 in two parts; the first has 9 significant bits, so that its product with n is exact.
   const vfloat r = fma(n, broadcast(2.12194440e-4f), fma(n, broadcast(-0.693359375f), x));
@@ -29,13 +30,24 @@ FASTBN_INLINE vfloat exp(vfloat x) {
   q = fma(q, r, broadcast(0x1.5558f6p-5f));
   q = fma(q, r, broadcast(0x1.555490p-3f));
   q = fma(q, r, broadcast(0x1.fffffcp-2f));
-  const vfloat p = fma(r * r, q, r) + 1.0f;
+  const vfloat t = fma(r * r, q, r), high = t + 1.0f;
+  return {high, t - (high - 1.0f), n};
+}
+FASTBN_INLINE vfloat scale_by_power(vfloat v, vfloat n) {
 #if defined(__AVX512F__)
-  return (vfloat)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)n);
+  return (vfloat)_mm512_maskz_scalef_ps(0xffff, (__m512)v, (__m512)n);
 #else
   const vint whole = to_int(n), half = whole >> 1;  // in two steps: n may pass the range of one power
-  return p * power_of_two(half) * power_of_two(whole - half);
+  return v * power_of_two(half) * power_of_two(whole - half);
 #endif
+}
+
+FASTBN_INLINE vfloat exp(vfloat x) {
+  // Beyond these the result is 0 or infinity anyway; NaN fails both comparisons and stays.
+  x = x > broadcast(89.0f) ? broadcast(89.0f) : x;
+  x = x < broadcast(-104.0f) ? broadcast(-104.0f) : x;
+  const Exponential e = exp_parts(x);
+  return scale_by_power(e.high, e.n);
 }
 
 FASTBN_INLINE vfloat log(vfloat x) {
@@ -66,8 +78,23 @@ FASTBN_INLINE vfloat log(vfloat x) {
   return (x >= vfloat{}) ? y : nan;
 }
 
-// 1 / (1 + e^-x): e^-x overflows to infinity, whose reciprocal is the 0 that is wanted.
-FASTBN_INLINE vfloat sigmoid(vfloat x) { return 1.0f / (exp(-x) + 1.0f); }
+// With e = e^-|x|: 1 / (1 + e) for x >= 0, e / (1 + e) below. The roundings of e and of 1 + e are known, and taken
+// back from the quotient to first order (1 / high is near 2 - high).
+FASTBN_INLINE vfloat sigmoid(vfloat x) {
+  vfloat a = -absolute(x);
+  a = a < broadcast(-104.0f) ? broadcast(-104.0f) : a;
+  const Exponential parts = exp_parts(a);
+  const vfloat e = scale_by_power(parts.high, parts.n), e_error = parts.low * (2.0f - parts.high);
+  const vfloat sum = e + 1.0f, sum_error = fma(e, e_error, e - (sum - 1.0f));
+  const vfloat inverse = 1.0f / sum;
+  const vint negative = x < vfloat{};
+  const vfloat quotient = negative ? e * inverse : inverse;
+  vfloat correction = (negative ? e_error : vfloat{}) - sum_error * inverse;
+#if FASTBN_HAS_FMA
+  correction += fma(-inverse, sum, broadcast(1.0f));
+#endif
+  return fma(quotient, correction, quotient);
+}
 
 FASTBN_INLINE vfloat tanh(vfloat x) {
   const vfloat a = absolute(x), u = x * x;
@@ -113,11 +140,16 @@ template <class Body>
 FASTBN_INLINE void with_activation(int32_t activation, float alpha, Body body) {
   if (activation == kLeakyRelu && alpha == 0.0f) activation = kRelu;  // 0 * -infinity would be NaN
   switch (activation) {
-    case kRelu: return body(Constant<kRelu>{});
-    case kLeakyRelu: return body(Constant<kLeakyRelu>{});
-    case kSigmoid: return body(Constant<kSigmoid>{});
-    case kTanh: return body(Constant<kTanh>{});
-    default: return body(Constant<kLinear>{});
+    case kRelu:
+      return body(Constant<kRelu>{});
+    case kLeakyRelu:
+      return body(Constant<kLeakyRelu>{});
+    case kSigmoid:
+      return body(Constant<kSigmoid>{});
+    case kTanh:
+      return body(Constant<kTanh>{});
+    default:
+      return body(Constant<kLinear>{});
   }
 }
 

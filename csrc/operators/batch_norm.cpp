@@ -284,7 +284,8 @@ class BackwardSums {
 };
 
 BatchNormCoefficients slice_of(BatchNormCoefficients c, int64_t begin) {
-  return {c.mean_hi + begin, c.mean_lo + begin, c.scale + begin, c.shift + begin, c.dy_mean + begin, c.xc_factor + begin};
+  return {c.mean_hi + begin, c.mean_lo + begin, c.scale + begin,
+          c.shift + begin,   c.dy_mean + begin, c.xc_factor + begin};
 }
 
 const float* at_or_null(const float* array, int64_t i) { return array != nullptr ? array + i : nullptr; }
@@ -333,8 +334,7 @@ fbn_status fbn_batch_norm_forward(const fbn_batch_norm* d, const float* x, const
       batch_norm_apply({rows, d->channels, d->channels}, x + at, coefficients, at_or_null(residual, at), d->activation,
                        d->alpha, y + at);
     });
-    execute(how,
-            {Phase{statistics.chunk_tasks(), sum}, Phase{statistics.parts().slices(), merge}, Phase{tasks, apply}},
+    execute(how, {Phase{statistics.chunk_tasks(), sum}, Phase{statistics.parts().slices(), merge}, Phase{tasks, apply}},
             static_cast<double>(size) * 12);
   });
 }
@@ -466,10 +466,9 @@ fbn_status fbn_batch_norm_backward(const fbn_batch_norm* d, const float* dy, con
   });
 }
 
-fbn_status fbn_batch_norm_backward_partial(const fbn_batch_norm* d, const float* dy, const float* x,
-                                           const float* gamma, const float* beta, const double* mean,
-                                           const double* variance, const float* y, double* sum_dy, double* sum_dy_xc,
-                                           const fbn_exec* exec) {
+fbn_status fbn_batch_norm_backward_partial(const fbn_batch_norm* d, const float* dy, const float* x, const float* gamma,
+                                           const float* beta, const double* mean, const double* variance,
+                                           const float* y, double* sum_dy, double* sum_dy_xc, const fbn_exec* exec) {
   return guard([&] {
     const char* operation = "batch_norm_backward_partial";
     const int64_t size = check_descriptor(operation, d);

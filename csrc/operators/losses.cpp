@@ -9,9 +9,8 @@
 
 namespace fastbn {
 
-void softmax_cross_entropy(int64_t rows, int64_t classes, const float* logits, const void* labels,
-                           int32_t labels_dtype, float scale, float* loss, float* probabilities, float* dlogits,
-                           uint8_t* correct) noexcept {
+void softmax_cross_entropy(int64_t rows, int64_t classes, const float* logits, const void* labels, int32_t labels_dtype,
+                           float scale, float* loss, float* probabilities, float* dlogits, uint8_t* correct) noexcept {
   const bool numbers = labels_dtype == FBN_INT32;
   kernels().losses.softmax_cross_entropy(rows, classes, logits, numbers ? static_cast<const int32_t*>(labels) : nullptr,
                                          numbers ? nullptr : static_cast<const float*>(labels), scale, loss,
@@ -114,8 +113,8 @@ fbn_status fbn_softmax_cross_entropy_backward(int64_t rows, int64_t classes, con
   });
 }
 
-fbn_status fbn_mean_squared_error_forward(int64_t rows, int64_t columns, const float* predictions,
-                                          const float* targets, float* loss, const fbn_exec* exec) {
+fbn_status fbn_mean_squared_error_forward(int64_t rows, int64_t columns, const float* predictions, const float* targets,
+                                          float* loss, const fbn_exec* exec) {
   return guard([&] {
     const char* operation = "mean_squared_error_forward";
     const int64_t size = check_shape(operation, rows, columns);

@@ -25,8 +25,8 @@ void require_fraction(const char* operation, const char* name, double value, boo
 }  // namespace
 
 void check_optimizer(const char* operation, const fbn_optimizer& d) {
-  require(d.kind >= FBN_SGD && d.kind <= FBN_ADAM, operation, ": kind must be SGD, RMSprop or Adam. Received: kind=",
-          d.kind);
+  require(d.kind >= FBN_SGD && d.kind <= FBN_ADAM, operation,
+          ": kind must be SGD, RMSprop or Adam. Received: kind=", d.kind);
   require_not_negative(operation, "learning_rate", d.learning_rate);
   require_not_negative(operation, "weight_decay", d.weight_decay);
   require_not_negative(operation, "weight_decay * learning_rate", d.weight_decay * d.learning_rate);

@@ -31,7 +31,7 @@ Axis resolve_axis(const char* operation, const char* axis, int32_t padding, int6
 }
 
 PoolingShape kernel_shape(const Pool2dGeometry& g) {
-  return {g.height,        g.width,        g.channels, g.pool_height, g.pool_width, g.stride_height,
+  return {g.height,       g.width,   g.channels, g.pool_height, g.pool_width, g.stride_height,
           g.stride_width, g.pad_top, g.pad_left, g.out_height,  g.out_width};
 }
 
@@ -59,18 +59,19 @@ Pool2dGeometry resolve_pool2d(const char* operation, const fbn_pool2d& d) {
   check("stride_height", d.stride_height);
   check("stride_width", d.stride_width);
   require(d.pool_height * d.pool_width <= INT32_MAX, operation,
-          ": a window may have at most 2147483647 cells. Received: pool size (", d.pool_height, ", ", d.pool_width, ")");
+          ": a window may have at most 2147483647 cells. Received: pool size (", d.pool_height, ", ", d.pool_width,
+          ")");
   require(d.padding >= FBN_PADDING_VALID && d.padding <= FBN_PADDING_EXPLICIT, operation,
           ": padding must be valid, same or explicit. Received: padding=", d.padding);
-  const Axis y = resolve_axis(operation, "height", d.padding, d.height, d.pool_height, d.stride_height, d.pad_top,
-                              d.pad_bottom);
-  const Axis x = resolve_axis(operation, "width", d.padding, d.width, d.pool_width, d.stride_width, d.pad_left,
-                              d.pad_right);
+  const Axis y =
+      resolve_axis(operation, "height", d.padding, d.height, d.pool_height, d.stride_height, d.pad_top, d.pad_bottom);
+  const Axis x =
+      resolve_axis(operation, "width", d.padding, d.width, d.pool_width, d.stride_width, d.pad_left, d.pad_right);
   checked_product(operation, {d.batch, d.height, d.width, d.channels});
   checked_product(operation, {d.batch, y.out, x.out, d.channels});
-  return {d.height,      d.width,        d.channels, d.pool_height, d.pool_width, d.stride_height,
-          d.stride_width, y.before,      y.after,    x.before,      x.after,      y.out,
-          x.out,         d.pool_height * d.pool_width > 256};
+  return {
+      d.height, d.width, d.channels, d.pool_height, d.pool_width, d.stride_height, d.stride_width,
+      y.before, y.after, x.before,   x.after,       y.out,        x.out,           d.pool_height * d.pool_width > 256};
 }
 
 void max_pool2d_forward(const Pool2dGeometry& g, const float* x, int32_t activation, float* y, void* index,
