@@ -5,6 +5,14 @@
 
 #include "simd.hpp"
 
+// The loops over a tile are unrolled before g++ decides what lives in registers; left to itself it does so later and
+// keeps the accumulators in memory outside the innermost loop.
+#if defined(__clang__)
+#define FASTBN_UNROLL _Pragma("unroll")
+#else
+#define FASTBN_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace fastbn {
 namespace FASTBN_ISA {
 namespace {
@@ -23,57 +31,65 @@ constexpr int tile_rows(int vectors) {
   return rows < kMaxRows ? rows : kMaxRows;
 }
 
-// [0, full) lanes of p; the others, if any, are read as zero or left alone.
 FASTBN_INLINE vfloat load_lanes(const float* p, int64_t lanes) {
+#if defined(__AVX512F__)
+  return load_partial(p, lanes);  // masked: as fast as a whole load
+#else
   return lanes == kLanes ? load(p) : load_partial(p, lanes);
+#endif
 }
 FASTBN_INLINE void store_lanes(float* p, vfloat v, int64_t lanes) {
+#if defined(__AVX512F__)
+  store_partial(p, v, lanes);
+#else
   if (lanes == kLanes) {
     store(p, v);
   } else {
     store_partial(p, v, lanes);
   }
+#endif
 }
 
-// Rows [first, first + MR) of C, all n columns, n in ((NV - 1) * kLanes, NV * kLanes].
-// Not inlined: the caller's loop would let the compiler hoist epilogue constants into vector registers and spill
-// accumulators.
+// Where the rows of a tile are, in bytes from A's first element and in floats from C's.
+struct TileRows {
+  int64_t a[kMaxRows], c[kMaxRows];
+};
+
+// MR rows of C, all n columns, n in ((NV - 1) * kLanes, NV * kLanes].
+// Not inlined: the caller's loop would let the compiler hoist constants into vector registers and spill accumulators.
+// For the same reason every case of the end stores at once instead of changing the accumulators.
 template <int MR, int NV>
-__attribute__((noinline)) void tile(const GemmArgs& g, int64_t first) {
-  int64_t a_at[MR], c_at[MR];
-  {
-    int64_t outer = first / g.inner, in = first - outer * g.inner;
-    for (int i = 0; i < MR; ++i) {
-      a_at[i] = (outer * g.a_outer + in * g.a_row) * (int64_t)sizeof(float);
-      c_at[i] = outer * g.c_outer + in * g.c_row;
-      if (++in == g.inner) {
-        in = 0;
-        ++outer;
-      }
-    }
-  }
+__attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
+  alignas(64) static const float kZeros[NV * kLanes] = {};
   const int64_t tail = g.n - (NV - 1) * kLanes;
+  const bool chain = g.start == GemmStart::kChain;
+  const float* start = chain ? g.c : g.bias ? g.bias : kZeros;
+  const int64_t start_row = chain ? -1 : 0;  // a mask of the row offsets
 
   vfloat sum[MR][NV];
-  if (g.start == GemmStart::kChain) {
-    for (int i = 0; i < MR; ++i) {
-      for (int v = 0; v < NV; ++v) sum[i][v] = load_lanes(g.c + c_at[i] + v * kLanes, v + 1 < NV ? kLanes : tail);
-    }
-  } else {
-    for (int i = 0; i < MR; ++i) {
-      for (int v = 0; v < NV; ++v) sum[i][v] = vfloat{};
-    }
+  FASTBN_UNROLL
+  for (int i = 0; i < MR; ++i) {
+    const float* from = start + (at.c[i] & start_row);
+    FASTBN_UNROLL
+    for (int v = 0; v + 1 < NV; ++v) sum[i][v] = load(from + v * kLanes);
+    sum[i][NV - 1] = load_lanes(from + (NV - 1) * kLanes, tail);
   }
 
+  int64_t a_at[MR];
+  FASTBN_UNROLL
+  for (int i = 0; i < MR; ++i) a_at[i] = at.a[i];
   const int64_t a_step = g.a_col * (int64_t)sizeof(float), b_step = g.b_row;
   for (int64_t e = 0; e < g.batch; ++e) {
     const char* a = (const char*)(g.a_offset ? g.a + g.a_offset[e] : g.a);
     const float* b = g.b_offset ? g.b + g.b_offset[e] : g.b;
     for (int64_t p = g.k; p > 0; --p) {
       vfloat row[NV];
+      FASTBN_UNROLL
       for (int v = 0; v < NV; ++v) row[v] = load(b + v * kLanes);
+      FASTBN_UNROLL
       for (int i = 0; i < MR; ++i) {
         const vfloat element = broadcast(*(const float*)(a + a_at[i]));
+        FASTBN_UNROLL
         for (int v = 0; v < NV; ++v) sum[i][v] = fma(element, row[v], sum[i][v]);
       }
       a += a_step;
@@ -82,39 +98,43 @@ __attribute__((noinline)) void tile(const GemmArgs& g, int64_t first) {
   }
 
   if (g.start == GemmStart::kAdd) {
+    FASTBN_UNROLL
     for (int i = 0; i < MR; ++i) {
-      for (int v = 0; v < NV; ++v) sum[i][v] += load_lanes(g.c + c_at[i] + v * kLanes, v + 1 < NV ? kLanes : tail);
+      float* to = g.c + at.c[i];
+      FASTBN_UNROLL
+      for (int v = 0; v + 1 < NV; ++v) store(to + v * kLanes, load(to + v * kLanes) + sum[i][v]);
+      to += (NV - 1) * kLanes;
+      store_lanes(to, load_lanes(to, tail) + sum[i][NV - 1], tail);
     }
-  }
-  if (g.bias) {
-    for (int v = 0; v < NV; ++v) {
-      const vfloat bias = load_lanes(g.bias + v * kLanes, v + 1 < NV ? kLanes : tail);
-      for (int i = 0; i < MR; ++i) sum[i][v] += bias;
-    }
-  }
-  if (g.activation == FBN_RELU) {
+  } else if (g.activation == FBN_LINEAR) {
+    FASTBN_UNROLL
     for (int i = 0; i < MR; ++i) {
-      for (int v = 0; v < NV; ++v) sum[i][v] = sum[i][v] < vfloat{} ? vfloat{} : sum[i][v];
-    }
-  } else if (g.activation == FBN_LEAKY_RELU) {
-    const vfloat alpha = broadcast(g.alpha);
-    for (int i = 0; i < MR; ++i) {
-      for (int v = 0; v < NV; ++v) sum[i][v] = sum[i][v] < vfloat{} ? alpha * sum[i][v] : sum[i][v];
-    }
-  }
-  if (tail == kLanes) {
-    for (int i = 0; i < MR; ++i) {
-      for (int v = 0; v < NV; ++v) store(g.c + c_at[i] + v * kLanes, sum[i][v]);
+      float* to = g.c + at.c[i];
+      FASTBN_UNROLL
+      for (int v = 0; v + 1 < NV; ++v) store(to + v * kLanes, sum[i][v]);
+      store_lanes(to + (NV - 1) * kLanes, sum[i][NV - 1], tail);
     }
   } else {
+    const vfloat slope = broadcast(g.activation == FBN_LEAKY_RELU ? g.alpha : 0.0f);
+    const bool leaky = g.activation == FBN_LEAKY_RELU;
+    FASTBN_UNROLL
     for (int i = 0; i < MR; ++i) {
-      for (int v = 0; v + 1 < NV; ++v) store(g.c + c_at[i] + v * kLanes, sum[i][v]);
-      store_partial(g.c + c_at[i] + (NV - 1) * kLanes, sum[i][NV - 1], tail);
+      float* to = g.c + at.c[i];
+      FASTBN_UNROLL
+      for (int v = 0; v < NV; ++v) {
+        const vfloat below = leaky ? slope * sum[i][v] : vfloat{};
+        const vfloat value = sum[i][v] < vfloat{} ? below : sum[i][v];
+        if (v + 1 < NV) {
+          store(to + v * kLanes, value);
+        } else {
+          store_lanes(to + v * kLanes, value, tail);
+        }
+      }
     }
   }
 }
 
-using Tile = void (*)(const GemmArgs&, int64_t);
+using Tile = void (*)(const GemmArgs&, const TileRows&);
 
 template <int NV, int MR>
 constexpr Tile tile_or_none() {
@@ -142,11 +162,24 @@ void gemm(const GemmArgs& g) {
   const int64_t vectors = (g.n + kLanes - 1) / kLanes;
   const int64_t most = kTileRows[vectors - 1];
   const int64_t tiles = (g.m + most - 1) / most, height = g.m / tiles, higher = g.m % tiles;
-  int64_t row = g.first_row;
+  int64_t in = g.first_row % g.inner;
+  int64_t a_outer = g.first_row / g.inner * g.a_outer, c_outer = g.first_row / g.inner * g.c_outer;
+  int64_t a = a_outer + in * g.a_row, c = c_outer + in * g.c_row;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t rows = height + (t < higher);
-    kTiles[vectors - 1][rows](g, row);
-    row += rows;
+    TileRows at;
+    for (int64_t i = 0; i < rows; ++i) {
+      at.a[i] = a * (int64_t)sizeof(float);
+      at.c[i] = c;
+      a += g.a_row;
+      c += g.c_row;
+      if (++in == g.inner) {
+        in = 0;
+        a = a_outer += g.a_outer;
+        c = c_outer += g.c_outer;
+      }
+    }
+    kTiles[vectors - 1][rows](g, at);
   }
 }
 

@@ -8,12 +8,12 @@ namespace fastbn {
 
 // Where the accumulators of a product begin.
 enum class GemmStart : int32_t {
-  kZero,   // C = sum
-  kChain,  // C's old value is the first term: cutting k over several calls leaves the bits alone
-  kAdd     // C's old value is added to the sum
+  kZero,   // the bias (or zero) is the first term
+  kChain,  // C's old value is the first term: cutting k over several calls leaves the bits alone; no bias
+  kAdd     // C's old value is added to the sum; no activation
 };
 
-// C[i][j] = act(start + sum_e sum_p A_e[i][p] B_e[p][j] + bias[j]), i in [first_row, first_row + m), j in [0, n).
+// C[i][j] = act(start + sum_e sum_p A_e[i][p] B_e[p][j]), i in [first_row, first_row + m), j in [0, n).
 //
 // A_e = a + a_offset[e], B_e = b + b_offset[e], e in [0, batch); without tables there is one pair. batch or k may be 0.
 //   A_e[i][p] = A_e[(i / inner) * a_outer + (i % inner) * a_row + p * a_col]

@@ -75,8 +75,8 @@ void packed_product(const float* a, int64_t a_row, int64_t rows, int64_t k, int6
           g.k = depth;
           g.b_row = round_up(g.n, lanes);
           g.start = p0 == 0 ? GemmStart::kZero : GemmStart::kChain;
+          if (p0 == 0 && bias) g.bias = bias + j;
           if (p0 + depth >= k) {
-            g.bias = bias ? bias + j : nullptr;
             g.activation = activation;
             g.alpha = alpha;
           }
@@ -118,8 +118,8 @@ void DensePlan::forward(const float* x, int64_t x_stride, int64_t rows, const fl
         g.n = std::min(wide, in_place - j);
         g.k = depth;
         g.start = p == 0 ? GemmStart::kZero : GemmStart::kChain;
+        if (p == 0 && bias) g.bias = bias + j;
         if (p + depth == in_) {
-          g.bias = bias ? bias + j : nullptr;
           g.activation = fused(activation);
           g.alpha = alpha;
         }
