@@ -1,0 +1,1 @@
+"""What the benchmarks share: shapes, the machine's peak, cheap checks, and the peers' side."""

@@ -1,0 +1,1 @@
+"""The comparison with other frameworks: works, worker processes, sessions of interleaved pairs, report."""

@@ -1,0 +1,180 @@
+"""Interleaved measurement of one work in all workers, and the check that all of them computed the same.
+
+A round measures every participant once, in turn, nothing else running; rounds alternate their order. The
+ratio is taken within a round, so a clock or a neighbour that changes between rounds hits both sides;
+the median over rounds is reported, with the least and the greatest beside it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import graphs
+from .process import Peer, Unsupported
+from .works import Work
+
+# Idle worker threads spin for a moment after a region; let them fall asleep before the next turn.
+PAUSE_SECONDS = 0.03
+CALIBRATE_SECONDS = 0.08
+VERIFY = {"verify_steps": 4, "verify_rate": 0.002}
+# Float32 results of differently ordered sums, relative to the tensor's root mean square.
+OUTPUT_TOLERANCE = 2e-3
+STEP_TOLERANCE = 1e-3
+DROPOUT_TOLERANCE = 0.02
+
+
+class Disagreement(RuntimeError):
+    """Two workers did not compute the same."""
+
+
+@dataclass
+class Measurement:
+    work: Work
+    ours: dict[str, list[float]]  # fastbn variant -> seconds, one a round
+    peers: dict[str, list[float]]
+    chosen: dict[str, str]  # peer -> variant
+    calibration: dict[str, dict[str, float]]
+    failures: dict[str, str]
+
+    def ratios(self, variant: str, peer: str) -> list[float]:
+        return [a / b for a, b in zip(self.ours[variant], self.peers[peer], strict=True)]
+
+    def ratio(self, variant: str, peer: str) -> float:
+        return statistics.median(self.ratios(variant, peer))
+
+    def best_peer(self) -> str | None:
+        if not self.peers:
+            return None
+        return min(self.peers, key=lambda peer: statistics.median(self.peers[peer]))
+
+
+def _close(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+    if ours["shape"] != theirs["shape"]:
+        return f"{name}: shapes {ours['shape']} and {theirs['shape']}"
+    size = 1
+    for side in ours["shape"]:
+        size *= side
+    norm = max(ours["norm"], 1e-30)
+    worst = max(abs(a - b) for a, b in zip(ours["sample"], theirs["sample"], strict=True)) * size**0.5
+    errors = {
+        "norm": abs(ours["norm"] - theirs["norm"]),
+        "projection": abs(ours["projection"] - theirs["projection"]),
+        "sample": worst,
+    }
+    for kind, error in errors.items():
+        if not error <= OUTPUT_TOLERANCE * norm:
+            return f"{name}: {kind} differs by {error / norm:.1e} of the norm"
+    return None
+
+
+def compare_outputs(work: Work, ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+    """None where equal within tolerance, else what differs. Dropout masks are random: their share counts."""
+    for name in sorted(set(ours) & set(theirs)):
+        if work["kind"] == "dropout":
+            a, b = ours[name], theirs[name]
+            share = abs(a["zeros"] - b["zeros"])
+            norm = abs(a["norm"] - b["norm"]) / a["norm"]
+            if not max(share, norm) <= DROPOUT_TOLERANCE:
+                return f"{name}: share of zeros {a['zeros']:.3f} and {b['zeros']:.3f}, norms {norm:.1e} apart"
+            continue
+        problem = _close(name, ours[name], theirs[name])
+        if problem:
+            return problem
+    return None if set(ours) & set(theirs) else f"no common outputs: {sorted(ours)}, {sorted(theirs)}"
+
+
+def compare_steps(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+    for step, (a, b) in enumerate(zip(ours["losses"], theirs["losses"], strict=True)):
+        if not abs(a - b) <= STEP_TOLERANCE * abs(a):
+            return f"loss of step {step + 1}: {a:.6f} and {b:.6f}"
+    for layer, norms in ours["norms"].items():
+        for a, b in zip(norms, theirs["norms"][layer], strict=True):
+            if not abs(a - b) <= STEP_TOLERANCE * max(abs(a), 1e-2):
+                return f"weights of {layer} after the steps: norms {a:.6f} and {b:.6f}"
+    return None
+
+
+class Session:
+    """`ours` is the fastbn worker. Peers that fail at a work are left out of it and named."""
+
+    def __init__(self, ours: Peer, peers: list[Peer], pairs: int, seconds: float, folder: Path) -> None:
+        self.ours, self.peers = ours, peers
+        self.pairs, self.seconds, self.folder = pairs, seconds, folder
+
+    def _time(self, peer: Peer, variant: str, seconds: float) -> float:
+        time.sleep(PAUSE_SECONDS)
+        return float(peer.ask("measure", variant=variant, seconds=seconds)["median"])
+
+    def _calibrate(self, peer: Peer, variants: list[str]) -> dict[str, float]:
+        """One short measurement of each; the two best get a second, and the better of both counts."""
+        times = {variant: self._time(peer, variant, CALIBRATE_SECONDS) for variant in variants}
+        for variant in sorted(times, key=lambda name: times[name])[:2] if len(times) > 1 else ():
+            times[variant] = min(times[variant], self._time(peer, variant, CALIBRATE_SECONDS))
+        return times
+
+    def _network(self, work: Work) -> Work:
+        weights = str(self.folder / "weights.npz")
+        if work["network"] in graphs.GRAPHS:
+            work = {**work, "nodes": graphs.GRAPHS[work["network"]]()}
+        nodes = self.ours.ask("describe", work=work, weights=weights)["nodes"]
+        return {**work, **VERIFY, "nodes": nodes, "weights": weights}
+
+    def _check(self, work: Work, peer: Peer, variants: list[str], reference: dict[str, Any]) -> None:
+        if work["kind"] == "step":
+            problem = compare_steps(reference, peer.ask("verify", work=work))
+            if problem:
+                raise Disagreement(f"{work['name']}: fastbn and {peer.name}: {problem}")
+            return
+        for variant in variants:
+            digest = peer.ask("digest", variant=variant)["digest"]
+            problem = compare_outputs(work, reference, digest)
+            if problem:
+                raise Disagreement(f"{work['name']}: fastbn and {peer.name} ({variant}): {problem}")
+
+    def measure(self, work: Work) -> Measurement:
+        """Raises Disagreement where a peer computed something else, WorkerError where fastbn failed."""
+        full = self._network(work) if work["kind"] == "step" else work
+        tracked = self.ours.ask("prepare", work=full)["variants"]
+        if work["kind"] == "step":
+            reference = self.ours.ask("verify", work=full)
+        else:
+            reference = self.ours.ask("digest", variant=tracked[0])["digest"]
+            self._check(full, self.ours, tracked[1:], reference)
+        failures: dict[str, str] = {}
+        chosen: dict[str, str] = {}
+        calibration: dict[str, dict[str, float]] = {}
+        taking_part: list[Peer] = []
+        for peer in self.peers:
+            try:
+                variants = peer.ask("prepare", work=full)["variants"]
+                self._check(full, peer, variants, reference)
+                times = self._calibrate(peer, variants)
+            except Unsupported:
+                continue
+            except Disagreement:
+                raise
+            except RuntimeError as error:
+                failures[peer.name] = str(error)
+                continue
+            calibration[peer.name] = times
+            chosen[peer.name] = min(times, key=lambda variant: times[variant])
+            taking_part.append(peer)
+        turns = [(self.ours, variant) for variant in tracked] + [(peer, chosen[peer.name]) for peer in taking_part]
+        found: list[list[float]] = [[] for _ in turns]
+        for round_number in range(self.pairs):
+            order = range(len(turns)) if round_number % 2 == 0 else range(len(turns) - 1, -1, -1)
+            for i in order:
+                found[i].append(self._time(*turns[i], self.seconds))
+        count = len(tracked)
+        return Measurement(
+            work,
+            ours=dict(zip(tracked, found[:count], strict=True)),
+            peers={peer.name: times for peer, times in zip(taking_part, found[count:], strict=True)},
+            chosen=chosen,
+            calibration=calibration,
+            failures=failures,
+        )

@@ -1,0 +1,253 @@
+"""fastbn: operators as `fastbn.ops` calls with `out=`, steps as `train_on_batch`, epochs as `fit`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import fastbn
+import numpy as np
+from fastbn import layers, networks, ops
+
+from . import graphs
+from .worker import (
+    Variant,
+    Worker,
+    array_and_gradient,
+    batch_norm_arrays,
+    conv_arrays,
+    cross_entropy_arrays,
+    dense_arrays,
+    serve,
+    training_rows,
+    update_arrays,
+)
+from .works import Work
+
+NEED = {"backward_data": ("x",), "backward_filter": ("kernel",)}
+
+
+def _variant(function: Callable[[], Any], **results: np.ndarray) -> Variant:
+    def run(calls: int) -> None:
+        for _ in range(calls):
+            function()
+
+    return Variant(run, lambda: results)
+
+
+def conv2d(work: Work) -> dict[str, Variant]:
+    arrays = conv_arrays(work)
+    x, kernel, dy = arrays["x"], arrays["kernel"], arrays["dy"]
+    bias = arrays["bias"] if work["bias"] else None
+    pads = ((work["padding"],) * 2,) * 2
+    variants = {}
+    for algorithm in ("auto", "direct") if work["direct"] else ("auto",):
+        options: dict[str, Any] = {"strides": work["stride"], "padding": pads, "groups": work["groups"]}
+        options["algorithm"] = algorithm
+        if work["direction"] == "forward":
+            y = np.empty_like(dy)
+            variants[algorithm] = _variant(lambda o=options, y=y: ops.conv2d_forward(x, kernel, bias, **o, out=y), y=y)
+            continue
+        need = NEED[work["direction"]]
+        outputs: dict[str, np.ndarray] = {}
+        if "x" in need:
+            outputs["dx"] = np.empty_like(x)
+        else:
+            outputs["dkernel"] = np.empty_like(kernel)
+            if work["bias"]:
+                need = (*need, "bias")
+                outputs["dbias"] = np.empty_like(arrays["bias"])
+        out = tuple(outputs.get(name) for name in ("dx", "dkernel", "dbias"))
+        variants[algorithm] = _variant(
+            lambda o=options, need=need, out=out: ops.conv2d_backward(dy, x, kernel, **o, need=need, out=out), **outputs
+        )
+    return variants
+
+
+def dense(work: Work) -> dict[str, Variant]:
+    arrays = dense_arrays(work)
+    x, kernel, dy = arrays["x"], arrays["kernel"], arrays["dy"]
+    if work["direction"] == "forward":
+        y = np.empty_like(dy)
+        return {"ops": _variant(lambda: ops.dense_forward(x, kernel, out=y), y=y)}
+    need = NEED[work["direction"]]
+    name = "dx" if "x" in need else "dkernel"
+    target = np.empty_like(x if name == "dx" else kernel)
+    out = (target, None, None) if name == "dx" else (None, target, None)
+    return {"ops": _variant(lambda: ops.dense_backward(dy, x, kernel, need=need, out=out), **{name: target})}
+
+
+def batch_norm_relu(work: Work) -> dict[str, Variant]:
+    arrays = batch_norm_arrays(work)
+    x, dy, gamma, beta = arrays["x"], arrays["dy"], arrays["gamma"], arrays["beta"]
+    outputs = ops.batch_norm_forward(x, gamma, beta, activation="relu")
+    y, mean, variance = outputs
+    if work["direction"] == "forward":
+        return {"ops": _variant(lambda: ops.batch_norm_forward(x, gamma, beta, activation="relu", out=outputs), y=y)}
+    out = (np.empty_like(x), np.empty_like(gamma), np.empty_like(beta))
+
+    def backward() -> None:
+        ops.batch_norm_backward(dy, x, gamma, mean, variance, beta=beta, activation="relu", out=out)
+
+    return {"ops": _variant(backward, dx=out[0], dgamma=out[1], dbeta=out[2])}
+
+
+def max_pool2d(work: Work) -> dict[str, Variant]:
+    x, gradient = array_and_gradient(work)
+    outputs = ops.max_pool2d_forward(x, 2)
+    y, index = outputs
+    if work["direction"] == "forward":
+        return {"ops": _variant(lambda: ops.max_pool2d_forward(x, 2, out=outputs), y=y)}
+    dy, dx = np.ascontiguousarray(gradient[:, ::2, ::2]), np.empty_like(x)
+    return {"ops": _variant(lambda: ops.max_pool2d_backward(dy, index, x.shape, 2, out=dx), dx=dx)}
+
+
+def dropout(work: Work) -> dict[str, Variant]:
+    x, dy = array_and_gradient(work)
+    out = np.empty_like(x)
+    if work["direction"] == "forward":
+        return {"ops": _variant(lambda: ops.dropout_forward(x, 0.25, 7, out=out), y=out)}
+    return {"ops": _variant(lambda: ops.dropout_backward(dy, 0.25, 7, out=out), dx=out)}
+
+
+def cross_entropy(work: Work) -> dict[str, Variant]:
+    logits, labels = cross_entropy_arrays(work)
+    outputs = ops.softmax_cross_entropy_forward(logits, labels)
+    loss, probabilities = outputs
+    if work["direction"] == "forward":
+        return {"ops": _variant(lambda: ops.softmax_cross_entropy_forward(logits, labels, out=outputs), loss=loss)}
+    d, scale = np.empty_like(logits), 1 / len(logits)
+    call = lambda: ops.softmax_cross_entropy_backward(probabilities, labels, scale, out=d)  # noqa: E731
+    return {"ops": _variant(call, dlogits=d)}
+
+
+def sigmoid(work: Work) -> dict[str, Variant]:
+    x, dy = array_and_gradient(work)
+    out = np.empty_like(x)
+    if work["direction"] == "forward":
+        return {"ops": _variant(lambda: ops.activation_forward(x, "sigmoid", out=out), y=out)}
+    y = ops.activation_forward(x, "sigmoid")
+    return {"ops": _variant(lambda: ops.activation_backward(dy, y, "sigmoid", out=out), dx=out)}
+
+
+def update(work: Work) -> dict[str, Variant]:
+    w, g = update_arrays(work)
+    slots = [np.zeros_like(w) for _ in range(2 if work["kind"] == "adam" else 1)]
+    iteration = 0
+
+    def adam() -> None:
+        nonlocal iteration
+        ops.adam_update(w, g, slots[0], slots[1], iteration=iteration)
+        iteration += 1
+
+    step = adam if work["kind"] == "adam" else lambda: ops.rmsprop_update(w, g, slots[0])
+    step()
+    return {"ops": _variant(step, first=w.copy())}
+
+
+OPERATORS = {
+    "conv2d": conv2d,
+    "dense": dense,
+    "batch_norm_relu": batch_norm_relu,
+    "max_pool2d": max_pool2d,
+    "dropout": dropout,
+    "cross_entropy": cross_entropy,
+    "sigmoid": sigmoid,
+    "adam": update,
+    "rmsprop": update,
+}
+
+
+def build(nodes: list[graphs.Node]) -> Any:
+    """A fastbn model of graph nodes: Sequential for a chain, Model where nodes branch."""
+    arguments = [{key: value for key, value in node.items() if key not in ("op", "inputs")} for node in nodes]
+    made = [getattr(layers, node["op"])(**keys) for node, keys in zip(nodes[1:], arguments[1:], strict=True)]
+    shape = tuple(nodes[0]["shape"])
+    if all(node["inputs"] == [before["name"]] for before, node in zip(nodes, nodes[1:], strict=False)):
+        return fastbn.Sequential([fastbn.Input(shape), *made])
+    values = {nodes[0]["name"]: fastbn.Input(shape)}
+    for node, layer in zip(nodes[1:], made, strict=True):
+        inputs = [values[source] for source in node["inputs"]]
+        values[node["name"]] = layer(inputs if node["op"] == "Add" else inputs[0])
+    return fastbn.Model(values[nodes[0]["name"]], values[nodes[-1]["name"]])
+
+
+def load(model: Any, weights: dict[str, list[np.ndarray]]) -> Any:
+    for layer in model.layers:
+        if layer.name in weights:
+            layer.set_weights(weights[layer.name])
+    return model
+
+
+class FastbnWorker(Worker):
+    name = "fastbn"
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        fastbn.set_num_threads(threads)
+
+    def versions(self) -> dict[str, str]:
+        return {
+            "fastbn": fastbn.__version__,
+            "isa": fastbn.config.isa_in_use(),
+            "threads": str(fastbn.get_num_threads()),
+        }
+
+    def operator(self, work: Work) -> dict[str, Variant]:
+        return OPERATORS[work["kind"]](work)
+
+    def describe(self, work: Work, weights: str) -> list[dict[str, Any]]:
+        if "nodes" in work:
+            model = build(work["nodes"])
+        elif work["network"] == "article":
+            model = networks.article("relu", **work["options"])
+        else:
+            model = getattr(networks, work["network"])(**work["options"])
+        graphs.save_weights(weights, {layer.name: layer.get_weights() for layer in model.layers})
+        nodes: list[dict[str, Any]] = work.get("nodes") or graphs.describe(model)
+        return nodes
+
+    @staticmethod
+    def _compiled(work: Work, nodes: list[graphs.Node], spec: dict[str, Any]) -> Any:
+        model = load(build(nodes), graphs.load_weights(work["weights"]))
+        arguments = {key: value for key, value in spec.items() if key != "name"}
+        optimizer = {"sgd": fastbn.optimizers.SGD, "rmsprop": fastbn.optimizers.RMSprop}[spec["name"]](**arguments)
+        model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy")
+        return model
+
+    def step(self, work: Work) -> dict[str, Variant]:
+        nodes = work["nodes"]
+        model = self._compiled(work, nodes, work["optimizer"])
+        x, labels = training_rows(work, nodes[0]["shape"], graphs.classes(nodes))
+        recent = [math.nan]
+        if not work["rows"]:
+
+            def resident(calls: int) -> None:
+                for _ in range(calls):
+                    recent[0] = model.train_on_batch(x, labels)
+
+            return {"train_on_batch": Variant(resident, lambda: {"loss": np.array(recent)})}
+
+        def epochs(calls: int) -> None:
+            history = model.fit(x, labels, batch_size=work["batch"], epochs=calls, shuffle=True, verbose=0)
+            recent[0] = history.history["loss"][-1]
+
+        return {"fit": Variant(epochs, lambda: {"loss": np.array(recent)}, len(x) // work["batch"])}
+
+    def verify(self, work: Work) -> dict[str, Any]:
+        nodes = graphs.without_dropout(work["nodes"])
+        spec = {"name": "sgd", "learning_rate": work["verify_rate"]}
+        model = self._compiled(work, nodes, spec)
+        x, labels = training_rows({**work, "rows": 0}, nodes[0]["shape"], graphs.classes(nodes))
+        losses = [float(np.ravel(model.train_on_batch(x, labels))[0]) for _ in range(work["verify_steps"])]
+        norms = {
+            layer.name: [float(np.linalg.norm(np.asarray(array, np.float64))) for array in layer.get_weights()[:2]]
+            for layer in model.layers
+            if layer.get_weights()
+        }
+        return {"losses": losses, "norms": norms}
+
+
+if __name__ == "__main__":
+    serve(FastbnWorker)
