@@ -108,9 +108,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         for name, found in versions.items():
             print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in found.items()))
         peers = [name for name in PEERS if name in workers]
-        session = Session(
-            workers["fastbn"], [workers[name] for name in peers], options.pairs, options.seconds, folder
-        )
+        session = Session(workers["fastbn"], [workers[name] for name in peers], options.pairs, options.seconds, folder)
         rows: list[dict[str, Any]] = []
         wrong: list[str] = []
         print("\n" + table.heading(peers), flush=True)

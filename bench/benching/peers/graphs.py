@@ -63,7 +63,9 @@ class _Builder:
         self.nodes.append({"op": op, "name": name, "inputs": list(inputs), **arguments})
         return name
 
-    def conv_bn(self, x: str, filters: int, size: int, stride: int = 1, padding: str = "same", relu: bool = True) -> str:
+    def conv_bn(
+        self, x: str, filters: int, size: int, stride: int = 1, padding: str = "same", relu: bool = True
+    ) -> str:
         arguments = {"kernel_size": [size, size], "strides": [stride, stride], "padding": padding}
         x = self.add("Conv2D", x, filters=filters, activation="linear", use_bias=False, **arguments)
         x = self.add("BatchNormalization", x, momentum=0.99, epsilon=1e-3)

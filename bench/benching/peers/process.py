@@ -70,7 +70,8 @@ class Peer:
             )
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         timer = threading.Timer(ANSWER_SECONDS, self.process.kill)
         timer.start()
         try:

@@ -116,7 +116,8 @@ def summaries(table: list[dict[str, Any]], peers: list[str]) -> list[dict[str, A
 
 
 def summary_text(found: list[dict[str, Any]], peers: list[str]) -> str:
-    lines = [f"{'group (fastbn time / peer time)':<40}{'works':>6}{'against':>12}{'geo mean':>10}{'worst':>8}{'sum':>8}"]
+    columns = f"{'works':>6}{'against':>12}{'geo mean':>10}{'worst':>8}{'sum':>8}  worst work"
+    lines = [f"{'group (fastbn time / peer time)':<40}" + columns]
     for summary in found:
         for against in ["best peer", *peers]:
             if against in summary:

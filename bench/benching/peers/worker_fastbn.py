@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
-import fastbn
 import numpy as np
+
+import fastbn
 from fastbn import layers, networks, ops
 
 from . import graphs
@@ -164,7 +166,7 @@ def build(nodes: list[graphs.Node]) -> Any:
     arguments = [{key: value for key, value in node.items() if key not in ("op", "inputs")} for node in nodes]
     made = [getattr(layers, node["op"])(**keys) for node, keys in zip(nodes[1:], arguments[1:], strict=True)]
     shape = tuple(nodes[0]["shape"])
-    if all(node["inputs"] == [before["name"]] for before, node in zip(nodes, nodes[1:], strict=False)):
+    if all(node["inputs"] == [before["name"]] for before, node in itertools.pairwise(nodes)):
         return fastbn.Sequential([fastbn.Input(shape), *made])
     values = {nodes[0]["name"]: fastbn.Input(shape)}
     for node, layer in zip(nodes[1:], made, strict=True):

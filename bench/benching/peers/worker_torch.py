@@ -83,9 +83,7 @@ def conv2d(work: Work) -> dict[str, Variant]:
         sizes = [work["fan_out"]] if work["bias"] else None
 
         def backward(x: Any = x, dy: Any = dy, kernel: Any = kernel, mask: Any = mask, sizes: Any = sizes) -> Any:
-            return aten.convolution_backward(
-                dy, x, kernel, sizes, stride, padding, [1, 1], False, [0, 0], groups, mask
-            )
+            return aten.convolution_backward(dy, x, kernel, sizes, stride, padding, [1, 1], False, [0, 0], groups, mask)
 
         def results(out: Any, data: bool = data) -> dict[str, np.ndarray]:
             if data:
@@ -108,19 +106,31 @@ def dense(work: Work) -> dict[str, Variant]:
         kernel = stored.t() if flip else stored  # (in, out) whatever the storage
         if work["direction"] == "forward":
             y = torch.empty_like(dy)
-            call = lambda kernel=kernel, y=y: torch.mm(x, kernel, out=y)
+
+            def call(kernel=kernel, y=y):
+                return torch.mm(x, kernel, out=y)
+
             variants[name] = _variant(call, lambda y: {"y": y.numpy()})
         elif work["direction"] == "backward_data":
             dx = torch.empty_like(x)
-            call = lambda kernel=kernel, dx=dx: torch.mm(dy, kernel.t(), out=dx)
+
+            def call(kernel=kernel, dx=dx):
+                return torch.mm(dy, kernel.t(), out=dx)
+
             variants[name] = _variant(call, lambda dx: {"dx": dx.numpy()})
         elif flip:
             dw = torch.empty_like(stored)
-            call = lambda dw=dw: torch.mm(dy.t(), x, out=dw)
+
+            def call(dw=dw):
+                return torch.mm(dy.t(), x, out=dw)
+
             variants[name] = _variant(call, lambda dw: {"dkernel": dw.t().numpy()})
         else:
             dw = torch.empty_like(stored)
-            call = lambda dw=dw: torch.mm(x.t(), dy, out=dw)
+
+            def call(dw=dw):
+                return torch.mm(x.t(), dy, out=dw)
+
             variants[name] = _variant(call, lambda dw: {"dkernel": dw.numpy()})
     return variants
 
@@ -151,7 +161,10 @@ def batch_norm_relu(work: Work) -> dict[str, Variant]:
             return torch.relu(y), mean, rstd
 
         if work["direction"] == "forward":
-            results = lambda out, plain=plain: {"y": plain(out[0])}
+
+            def results(out, plain=plain):
+                return {"y": plain(out[0])}
+
             variants[name] = _variant(forward, results)
             compiled = _compiled(formula)
             if compiled is not None:
@@ -162,23 +175,22 @@ def batch_norm_relu(work: Work) -> dict[str, Variant]:
 
         def backward(x: Any = x, dy: Any = dy, y: Any = y, m: Any = mean, r: Any = rstd, masked: Any = masked) -> Any:
             aten.threshold_backward.grad_input(dy, y, 0.0, grad_input=masked)
-            return aten.native_batch_norm_backward(
-                masked, x, gamma, None, None, m, r, True, 1e-3, [True, True, True]
-            )
+            return aten.native_batch_norm_backward(masked, x, gamma, None, None, m, r, True, 1e-3, [True, True, True])
 
         def gradient(x: Any, dy: Any, y: Any, m: Any, r: Any) -> Any:
             masked = aten.threshold_backward(dy, y, 0.0)
-            return aten.native_batch_norm_backward(
-                masked, x, gamma, None, None, m, r, True, 1e-3, [True, True, True]
-            )
+            return aten.native_batch_norm_backward(masked, x, gamma, None, None, m, r, True, 1e-3, [True, True, True])
 
-        back = lambda out, plain=plain: {
-            "dx": plain(out[0]), "dgamma": out[1].numpy(), "dbeta": out[2].numpy()
-        }
+        def back(out, plain=plain):
+            return {"dx": plain(out[0]), "dgamma": out[1].numpy(), "dbeta": out[2].numpy()}
+
         variants[name] = _variant(backward, back)
         compiled = _compiled(gradient)
         if compiled is not None:
-            call = lambda c=compiled, x=x, dy=dy, y=y, m=mean, r=rstd: c(x, dy, y, m, r)
+
+            def call(c=compiled, x=x, dy=dy, y=y, m=mean, r=rstd):
+                return c(x, dy, y, m, r)
+
             variants[f"compile {name}"] = _variant(call, back)
     return variants
 
@@ -191,15 +203,19 @@ def max_pool2d(work: Work) -> dict[str, Variant]:
         dy = _image(np.ascontiguousarray(gradient[:, ::2, ::2]), form)
         y, index = aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
         if work["direction"] == "forward":
-            call = lambda x=x, y=y, index=index: aten.max_pool2d_with_indices.out(
-                x, [2, 2], [2, 2], out=y, indices=index
-            )
+
+            def call(x=x, y=y, index=index):
+                return aten.max_pool2d_with_indices.out(x, [2, 2], [2, 2], out=y, indices=index)
+
             variants[name] = _variant(call, lambda out: {"y": _nhwc(out[0])})
         else:
             dx = torch.empty_like(x)
-            call = lambda x=x, dy=dy, index=index, dx=dx: aten.max_pool2d_with_indices_backward.grad_input(
-                dy, x, [2, 2], [2, 2], [0, 0], [1, 1], False, index, grad_input=dx
-            )
+
+            def call(x=x, dy=dy, index=index, dx=dx):
+                return aten.max_pool2d_with_indices_backward.grad_input(
+                    dy, x, [2, 2], [2, 2], [0, 0], [1, 1], False, index, grad_input=dx
+                )
+
             variants[name] = _variant(call, lambda dx: {"dx": _nhwc(dx)})
     return variants
 
@@ -259,7 +275,9 @@ def cross_entropy(work: Work) -> dict[str, Variant]:
         dz[places, labels] -= 1 / rows
         return dz
 
-    result = lambda d: {"dlogits": d.numpy()}
+    def result(d):
+        return {"dlogits": d.numpy()}
+
     return {"aten": _variant(backward, result), "softmax": _variant(from_probabilities, result)}
 
 
@@ -269,7 +287,10 @@ def sigmoid(work: Work) -> dict[str, Variant]:
     if work["direction"] == "forward":
         return {"out": _variant(lambda: torch.sigmoid(x, out=out), lambda y: {"y": y.numpy()})}
     y = torch.sigmoid(x)
-    call = lambda: aten.sigmoid_backward.grad_input(dy, y, grad_input=out)
+
+    def call():
+        return aten.sigmoid_backward.grad_input(dy, y, grad_input=out)
+
     return {"out": _variant(call, lambda dx: {"dx": dx.numpy()})}
 
 

@@ -1,0 +1,54 @@
+"""The bench under pytest: the machine's peak, what every row reports, and the sums of layers beside fused steps."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastbn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # test files are imported by path, `benching` by name
+
+from benching import peak, report
+from benching.cases import Case
+
+Run = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def machine() -> peak.Peak:
+    """Measured once, before the first row."""
+    return peak.measure(fastbn.get_num_threads())
+
+
+@pytest.fixture
+def run_case(benchmark: Any, machine: peak.Peak) -> Run:
+    """Runs a case once and checks its result, then times it; `info` goes into extra_info."""
+
+    def run(case: Case, **info: Any) -> None:
+        case.call()
+        case.check()
+        benchmark.extra_info.update(info, isa=fastbn.config.isa_in_use(), threads=fastbn.get_num_threads())
+        benchmark(case.call)
+        if benchmark.stats is not None:
+            seconds = benchmark.stats.stats.median
+            benchmark.extra_info.update(report.rates(case, seconds, machine))
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    session = getattr(config, "_benchmarksession", None)
+    lines = report.summary(session.benchmarks) if session is not None else []
+    if lines:
+        terminalreporter.section("layers beside the fused step")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
+    output_json["networks"] = report.sums(benchmarks)
