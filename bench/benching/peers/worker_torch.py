@@ -450,6 +450,7 @@ class TorchWorker(Worker):
         }
 
     def operator(self, work: Work) -> dict[str, Variant]:
+        torch.compiler.reset()  # past eight shapes of one function it would fall back to eager
         return OPERATORS[work["kind"]](work)
 
     def _rows(self, work: Work, nodes: list[graphs.Node], last: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -470,6 +471,7 @@ class TorchWorker(Worker):
         return rows.view(-1, channels, height, width)
 
     def step(self, work: Work) -> dict[str, Variant]:
+        torch.compiler.reset()
         variants: dict[str, Variant] = {}
         nodes = graphs.with_logits(work["nodes"])
         images = any(node["op"] == "Conv2D" for node in nodes)
