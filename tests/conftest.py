@@ -1,0 +1,41 @@
+"""Fixtures: instruction sets x thread counts, and which tests are slow."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `import oracles`, `import cases` under any import mode
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: larger shapes and longer training; run with -m slow")
+    config.addinivalue_line("markers", "mnist: needs the MNIST files in the folder that $FASTBN_DATA names")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "slow" in config.option.markexpr or "mnist" in config.option.markexpr:
+        return
+    skip = pytest.mark.skip(reason="slow: run with -m slow")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(skip)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "isa" in metafunc.fixturenames:
+        from harness.library import instruction_sets
+
+        metafunc.parametrize("isa", instruction_sets(), indirect=True, scope="function")
+
+
+@pytest.fixture
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once per instruction set that this machine has."""
+    from harness.library import using_isa
+
+    with using_isa(request.param):
+        yield request.param

@@ -1,0 +1,149 @@
+"""Activations and dropout."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracles
+import pytest
+from cases import UNIT, Data, tolerance
+from cases.pointwise import ACTIVATIONS, DROPOUT, SHAPES
+from harness.arrays import VIEWS, Guarded
+from harness.compare import assert_same, assert_within
+from harness.library import instruction_sets, same_on_all_threads, using_isa
+
+from fastbn import ops
+
+ALPHA = 0.2  # of leaky_relu, its default in ops
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_activation(name, shape, isa):
+    data = Data(name)
+    x, dy = 3 * data.array(*shape), data.array(*shape)
+    y = oracles.activation_forward(x, name, ALPHA)
+    (found,) = same_on_all_threads(lambda: ops.activation_forward(x, name))
+    length = shape[-1] if name == "softmax" else 1
+    assert_within(found, y, tolerance(length) * np.abs(y), "y")
+    y = y.astype(np.float32)
+    (found,) = same_on_all_threads(lambda: ops.activation_backward(dy, y, name))
+    size = np.abs(dy)
+    if name == "softmax":
+        size = y * (size + (size * y).sum(axis=-1, keepdims=True))
+    assert_within(found, oracles.activation_backward(dy, y, name, ALPHA), tolerance(length) * size, "dx")
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh"])
+def test_every_magnitude(name, isa):
+    """From the smallest normal number to the largest, both signs, and the special values."""
+    x = np.concatenate([np.geomspace(1.2e-38, 3.4e38, 4001), [0.0, np.inf]]).astype(np.float32)
+    x = np.concatenate([x, -x, [np.float32(np.nan)]])
+    y = oracles.activation_forward(x, name, ALPHA)
+    # sigmoid of -88 and below is a subnormal number or its neighbour, which may be flushed to zero
+    assert_within(ops.activation_forward(x, name), y, 8 * UNIT * np.abs(np.where(np.isfinite(y), y, 0.0)) + 1.2e-38)
+
+
+@pytest.mark.parametrize(
+    "x, y",
+    [
+        ([1000.0, 0.0], [1.0, 0.0]),
+        ([-1000.0, -1000.0], [0.5, 0.5]),
+        ([3e38, -3e38], [1.0, 0.0]),
+        ([np.nan, 1.0], [np.nan, np.nan]),
+        ([-np.inf, 2.0], [0.0, 1.0]),
+    ],
+)
+def test_softmax_of_extremes(x, y, isa):
+    assert_same(ops.activation_forward(np.array([x], np.float32), "softmax"), [y])
+
+
+def test_nan_of_one_row_stays_there(isa):
+    x = Data("softmax").array(7, 33)
+    x[3, 32] = np.nan
+    y = ops.activation_forward(x, "softmax")
+    assert np.isnan(y[3]).all()
+    assert np.isfinite(np.delete(y, 3, axis=0)).all()
+    for name in ("relu", "leaky_relu", "sigmoid", "tanh"):
+        assert_same(np.isnan(ops.activation_forward(x, name)), np.isnan(x), name)
+        assert_same(np.isnan(ops.activation_backward(np.ones_like(x), x, name)), np.isnan(x), name)
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation_out(name, offset, isa):
+    x, dy = Data(name).array(7, 33), Data(name).array(7, 33)
+    y, dx = ops.activation_forward(x, name), None
+    out = Guarded(x.shape, offset=offset)
+    assert ops.activation_forward(x, name, out=out.array) is out.array
+    assert_same(out.check(), y)
+    dx = ops.activation_backward(dy, y, name)
+    out = Guarded(x.shape, offset=offset)
+    ops.activation_backward(dy, y, name, out=out.array)
+    assert_same(out.check(), dx)
+    in_place = x.copy()
+    ops.activation_forward(in_place, name, out=in_place)
+    assert_same(in_place, y)
+    in_place = dy.copy()
+    ops.activation_backward(in_place, y, name, out=in_place)
+    assert_same(in_place, dx)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_any_layout_of_inputs(name, view):
+    x, dy = Data(name).array(3, 5, 17), Data(name).array(3, 5, 17)
+    change = VIEWS[view]
+    y = ops.activation_forward(x, name)
+    assert_same(ops.activation_forward(change(x), name), y)
+    assert_same(ops.activation_backward(change(dy), change(y), name), ops.activation_backward(dy, y, name))
+
+
+@pytest.mark.parametrize("rate, shape", DROPOUT, ids=str)
+def test_dropout(rate, shape, isa):
+    x = Data("dropout").distinct(*shape) + np.float32(0.5 * 2.0**-10)  # nothing is zero
+    (y,) = same_on_all_threads(lambda: ops.dropout_forward(x, rate, 5))
+    kept = y != 0
+    if rate < 1:
+        assert_within(y[kept], x[kept] / (1 - rate), 2 * UNIT * np.abs(x[kept]) / (1 - rate))
+    n, mean = x.size, (1 - rate) * x.size
+    assert abs(kept.sum() - mean) <= 5 * np.sqrt(n * rate * (1 - rate))
+    dy = np.ones(shape, np.float32)
+    (dx,) = same_on_all_threads(lambda: ops.dropout_backward(dy, rate, 5))
+    assert_same(dx != 0, kept)
+
+
+def test_dropout_depends_on_seed_and_place_alone():
+    ones = np.ones((64, 257), np.float32)
+    masks = []
+    for name in instruction_sets():
+        with using_isa(name):
+            masks.append(ops.dropout_forward(ones, 0.5, 11))
+    for mask in masks[1:]:
+        assert_same(mask, masks[0])
+    first = masks[0]
+    assert_same(ops.dropout_forward(ones.reshape(-1)[:1000], 0.5, 11), first.reshape(-1)[:1000])
+    assert_same(ops.dropout_forward(ones.reshape(2, 32, 257), 0.5, 11).reshape(64, 257), first)
+    for seed in (0, 12, 2**40, 2**64 - 1):
+        other = ops.dropout_forward(ones, 0.5, seed)
+        assert abs((other != first).mean() - 0.5) < 0.02, "masks of two seeds agree too often"
+    neighbours = (first.reshape(-1)[1:] == first.reshape(-1)[:-1]).mean()
+    assert abs(neighbours - 0.5) < 0.02
+
+
+def test_dropout_drops_nan_and_rate_1_gives_zeros():
+    x = np.full(1000, np.nan, np.float32)
+    assert_same(ops.dropout_forward(x, 1.0, 3), np.zeros(1000))
+    ones = ops.dropout_forward(np.ones(1000, np.float32), 0.5, 3)
+    y = ops.dropout_forward(x, 0.5, 3)
+    assert_same(np.isnan(y), ones != 0)
+    assert_same(y[ones == 0], np.zeros((ones == 0).sum()))
+    assert_same(ops.dropout_forward(x, 0.0, 3), x)
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+def test_dropout_out(offset, isa):
+    x = Data("dropout out").array(31, 33)
+    for function in (ops.dropout_forward, ops.dropout_backward):
+        out = Guarded(x.shape, offset=offset)
+        function(x, 0.3, 9, out=out.array)
+        assert_same(out.check(), function(x, 0.3, 9))

@@ -1,0 +1,105 @@
+"""The installed package: its files, what importing it costs and loads."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+
+def editable() -> bool:
+    text = importlib.metadata.distribution("fastbn").read_text("direct_url.json")
+    return bool(text) and json.loads(text).get("dir_info", {}).get("editable", False)
+
+
+needs_wheel = pytest.mark.skipif(editable(), reason="an editable install has no files of a wheel")
+
+WANTED = [
+    r"fastbn/__init__\.py",
+    r"fastbn/py\.typed",
+    r"fastbn/_core\..*so",
+    r"fastbn/_core\.pyi",
+    r"fastbn/kernels\..*so",
+    r"fastbn/kernels\.pxd",
+    r"fastbn/ops/__init__\.py",
+    r"fastbn/.*libfastbn\.so.*",
+    r"fastbn/.*include/fastbn/fastbn\.h",
+    r"fastbn/.*fastbnConfig\.cmake",
+    r"fastbn/.*fastbnConfigVersion\.cmake",
+    r"fastbn/.*fastbn\.pc",
+    r"fastbn-.*/licenses/LICENSE.*",
+    r"fastbn-.*/entry_points\.txt",
+]
+UNWANTED = r"(^|/)(tests|bench|csrc|docs|examples)/|\.(cpp|hpp|o|a|cmake\.in|pyx|c)$"
+
+
+@needs_wheel
+def test_files_of_the_wheel():
+    files = [str(f) for f in importlib.metadata.files("fastbn") or []]
+    for pattern in WANTED:
+        assert any(re.fullmatch(pattern, f) for f in files), f"nothing matches {pattern}"
+    assert [f for f in files if re.search(UNWANTED, f) and f.startswith("fastbn")] == []
+    assert len([f for f in files if "libfastbn" in f]) == 1, "the library lies there once"
+
+
+@needs_wheel
+def test_size_of_the_wheel():
+    files = importlib.metadata.files("fastbn") or []
+    assert sum(f.locate().stat().st_size for f in files) < 30e6  # unpacked; the wheel itself stays under 10 MB
+
+
+def test_dependencies():
+    required = importlib.metadata.requires("fastbn") or []
+    plain = {re.split(r"[ <>=!~;\[]", r)[0] for r in required if "extra ==" not in r}
+    assert plain == {"numpy", "rich", "typer", "pooch"}
+    extras = set(importlib.metadata.metadata("fastbn").get_all("Provides-Extra") or [])
+    assert {"test", "study", "peers", "torch", "docs"} <= extras
+
+
+IMPORT = """
+import sys, time, numpy
+before = set(sys.modules)
+start = time.perf_counter()
+import fastbn
+seconds = time.perf_counter() - start
+new = {name.partition('.')[0] for name in set(sys.modules) - before}
+print(seconds, *sorted(name for name in new if name not in sys.stdlib_module_names))
+"""
+
+
+def test_import_is_quick_and_loads_numpy_only():
+    seconds = []
+    for _ in range(3):
+        result = subprocess.run([sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True)
+        first, *modules = result.stdout.split()
+        seconds.append(float(first))
+        foreign = [m for m in modules if not m.startswith(("fastbn", "_fastbn"))]
+        assert foreign == []
+    assert min(seconds) < 0.5
+
+
+def test_import_starts_no_threads():
+    code = "import fastbn, os; print(len(os.listdir('/proc/self/task')))"
+    baseline = "import numpy, os; print(len(os.listdir('/proc/self/task')))"
+    found, expected = (
+        int(subprocess.run([sys.executable, "-c", c], check=True, capture_output=True, text=True).stdout)
+        for c in (code, baseline)
+    )
+    assert found <= expected
+
+
+@pytest.mark.parametrize("isa", ["baseline", "nonsense"])
+def test_environment_chooses_the_instruction_set(isa):
+    code = "import numpy as np; from fastbn import _core, ops; ops.dense_forward(np.ones((2, 2)), np.ones((2, 2))); print(_core.isa_in_use())"
+    result = subprocess.run(
+        [sys.executable, "-c", code], env={"FASTBN_ISA": isa, "PATH": ""}, capture_output=True, text=True
+    )
+    if isa == "baseline":
+        assert result.stdout.strip() == "baseline"
+    else:
+        assert result.returncode != 0
+        assert "FASTBN_ISA" in result.stderr and "nonsense" in result.stderr
