@@ -11,11 +11,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # for `import oracles`, `import cases` under any import mode
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: larger shapes and longer training; run with -m slow")
-    config.addinivalue_line("markers", "mnist: needs the MNIST files in the folder that $FASTBN_DATA names")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if "slow" in config.option.markexpr or "mnist" in config.option.markexpr:
         return

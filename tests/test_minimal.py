@@ -15,7 +15,8 @@ def test_operators():
     expected = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2)).sum(axis=(3, 4, 5))[..., None]
     np.testing.assert_array_equal(y, expected)
     dx, dkernel, dbias = ops.conv2d_backward(np.ones_like(y), x, kernel)
-    assert dx.sum() == kernel.sum() * y.size and dbias[0] == y.size
+    assert dx.sum() == kernel.sum() * y.size
+    assert dbias[0] == y.size
     np.testing.assert_array_equal(dkernel[0, 0, :, 0], x[0, :2, :2].sum(axis=(0, 1)))
 
 

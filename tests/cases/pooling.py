@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import oracles
+
 from cases import Data, Float32
 
 

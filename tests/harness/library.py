@@ -78,7 +78,8 @@ def same_on_all_threads(compute: Callable[[], object]) -> tuple[np.ndarray, ...]
             found = _arrays(compute())
         assert len(found) == len(expected)
         for i, (a, b) in enumerate(zip(expected, found, strict=True)):
-            assert a.shape == b.shape and a.dtype == b.dtype
+            assert a.shape == b.shape
+            assert a.dtype == b.dtype
             assert a.tobytes() == b.tobytes(), f"result {i} on {threads} threads differs from that on one"
     return expected
 

@@ -7,8 +7,8 @@ import oracles
 import pytest
 from cases.networks import BY_NAME, CASES, CROSS_ENTROPY
 from harness.compare import assert_within
+from harness.keras_peer import load
 from oracles.network import build
-from peer import load
 
 import fastbn
 

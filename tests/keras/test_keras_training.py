@@ -9,8 +9,8 @@ import oracles
 import pytest
 from cases.networks import BY_NAME
 from harness.compare import assert_within
+from harness.keras_peer import KerasTraining, load, margin, with_logits
 from harness.programs import Program
-from peer import KerasTraining, load, margin, with_logits
 
 load()
 

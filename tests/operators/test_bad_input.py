@@ -363,7 +363,7 @@ HYPER = [
 
 
 @pytest.mark.parametrize(
-    "function, name, value",
+    ("function", "name", "value"),
     [(f, name, value) for f, name, values in HYPER for value in values],
     ids=lambda v: getattr(v, "__name__", str(v)),
 )
@@ -376,7 +376,7 @@ def test_bad_hyper_parameters(function, name, value):
         assert (array == 7).all()
 
 
-@pytest.mark.parametrize("function, count", OPTIMIZERS, ids=lambda v: getattr(v, "__name__", ""))
+@pytest.mark.parametrize(("function", "count"), OPTIMIZERS, ids=lambda v: getattr(v, "__name__", ""))
 def test_bad_updates(function, count):
     w, g, slots = np.full(5, 7, np.float32), np.ones(5, np.float32), [np.full(5, 7, np.float32) for _ in range(count)]
     options = {"momentum": 0.5} if function is ops.sgd_update else {}

@@ -54,7 +54,8 @@ def test_forward(case, isa):
     found, found_mean, found_variance = same_on_all_threads(
         lambda: ops.batch_norm_forward(x, gamma, beta, residual=residual, **forward_options(case))
     )
-    assert found.dtype == np.float32 and found_mean.dtype == found_variance.dtype == np.float64
+    assert found.dtype == np.float32
+    assert found_mean.dtype == found_variance.dtype == np.float64
     assert_within(found_mean, mean, 1e-15 * np.abs(mean) + 1e-7 * np.sqrt(variance), "mean")
     assert_within(found_variance, variance, 2e-7 * variance, "variance")
     assert_within(found, y, y_bound(case, x, gamma, beta, residual, mean, variance) + 4 * UNIT * np.abs(y), "y")
@@ -134,7 +135,7 @@ def exact_data(rows, channels, seed):
 
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("activation", [None, "relu"])
-@pytest.mark.parametrize("rows, channels", [(8, 1), (16, 15), (64, 17), (1024, 33), (4096, 5)])
+@pytest.mark.parametrize(("rows", "channels"), [(8, 1), (16, 15), (64, 17), (1024, 33), (4096, 5)])
 def test_exact(rows, channels, activation, residual, isa):
     x, gamma, beta, r, dy = exact_data(rows, channels, 0)
     options = {"epsilon": 1 / 16, "activation": activation}
@@ -233,11 +234,16 @@ def test_nan_of_one_channel_stays_there(isa):
     x, gamma, beta, _, dy = (None if a is None else a.copy() for a in case.inputs())
     x[3, 32] = np.nan
     y, mean, variance = ops.batch_norm_forward(x, gamma, beta, activation="relu")
-    assert np.isnan(y[:, 32]).all() and np.isnan(mean[32]) and np.isnan(variance[32])
+    assert np.isnan(y[:, 32]).all()
+    assert np.isnan(mean[32])
+    assert np.isnan(variance[32])
     assert np.isfinite(y[:, :32]).all()
     dx, dgamma, dbeta = ops.batch_norm_backward(dy, x, gamma, mean, variance, y=y, activation="relu")
-    assert np.isnan(dx[:, 32]).all() and np.isnan(dgamma[32])
-    assert np.isfinite(dx[:, :32]).all() and np.isfinite(dgamma[:32]).all() and np.isfinite(dbeta[:32]).all()
+    assert np.isnan(dx[:, 32]).all()
+    assert np.isnan(dgamma[32])
+    assert np.isfinite(dx[:, :32]).all()
+    assert np.isfinite(dgamma[:32]).all()
+    assert np.isfinite(dbeta[:32]).all()
 
 
 def test_empty_batch():

@@ -14,7 +14,7 @@ from harness.library import same_on_all_threads
 from fastbn import ops
 
 
-@pytest.mark.parametrize("rows, classes", LOSSES)
+@pytest.mark.parametrize(("rows", "classes"), LOSSES)
 def test_cross_entropy(rows, classes, isa):
     data = Data("losses")
     logits, labels = 3 * data.array(rows, classes), data.labels(rows, classes)
@@ -66,11 +66,13 @@ def test_nan_of_one_row_stays_there(isa):
     logits, labels = data.array(9, 17), data.labels(9, 17)
     logits[4, 16] = np.nan
     loss, p = ops.softmax_cross_entropy_forward(logits, labels)
-    assert np.isnan(loss[4]) and np.isnan(p[4]).all()
-    assert np.isfinite(np.delete(loss, 4)).all() and np.isfinite(np.delete(p, 4, axis=0)).all()
+    assert np.isnan(loss[4])
+    assert np.isnan(p[4]).all()
+    assert np.isfinite(np.delete(loss, 4)).all()
+    assert np.isfinite(np.delete(p, 4, axis=0)).all()
 
 
-@pytest.mark.parametrize("rows, columns", LOSSES)
+@pytest.mark.parametrize(("rows", "columns"), LOSSES)
 def test_mean_squared_error(rows, columns, isa):
     data = Data("mse")
     p, t = data.array(rows, columns), data.array(rows, columns)

@@ -44,7 +44,7 @@ def test_every_magnitude(name, isa):
 
 
 @pytest.mark.parametrize(
-    "x, y",
+    ("x", "y"),
     [
         ([1000.0, 0.0], [1.0, 0.0]),
         ([-1000.0, -1000.0], [0.5, 0.5]),
@@ -98,7 +98,7 @@ def test_any_layout_of_inputs(name, view):
     assert_same(ops.activation_backward(change(dy), change(y), name), ops.activation_backward(dy, y, name))
 
 
-@pytest.mark.parametrize("rate, shape", DROPOUT, ids=str)
+@pytest.mark.parametrize(("rate", "shape"), DROPOUT, ids=str)
 def test_dropout(rate, shape, isa):
     x = Data("dropout").distinct(*shape) + np.float32(0.5 * 2.0**-10)  # nothing is zero
     (y,) = same_on_all_threads(lambda: ops.dropout_forward(x, rate, 5))

@@ -25,7 +25,7 @@ from oracles.normalization import (
     batch_norm_merge,
     batch_norm_partial,
 )
-from oracles.optimizers import Adam, Optimizer, RMSprop, SGD
+from oracles.optimizers import SGD, Adam, Optimizer, RMSprop
 from oracles.pointwise import activation_backward, activation_forward
 from oracles.pooling import (
     avg_pool2d_backward,
@@ -37,10 +37,10 @@ from oracles.pooling import (
 )
 
 __all__ = [
+    "SGD",
     "Adam",
     "Optimizer",
     "RMSprop",
-    "SGD",
     "activation_backward",
     "activation_forward",
     "avg_pool2d_backward",

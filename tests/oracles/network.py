@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 import oracles
 from oracles.convolution import pair
 
@@ -154,7 +155,7 @@ class Network:
         for layer in self.layers:
             o, name = layer.options, layer.name
             given = [values[i] for i in self.inputs[name]]
-            activation = dict(activation=o.get("activation"), alpha=o.get("alpha", 0.0))
+            activation = {"activation": o.get("activation"), "alpha": o.get("alpha", 0.0)}
             match layer.kind:
                 case "input":
                     y = np.asarray(x, np.float64)
@@ -253,7 +254,7 @@ class Network:
             given = [values[i] for i in sources]
             activation: dict[str, Any] = {}
             if o.get("activation") and name != fused:
-                activation = dict(activation=o["activation"], alpha=o.get("alpha", 0.0), y=y)
+                activation = {"activation": o["activation"], "alpha": o.get("alpha", 0.0), "y": y}
             found: Parameters = {}
             match layer.kind:
                 case "conv2d":

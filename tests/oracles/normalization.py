@@ -71,10 +71,7 @@ def batch_norm_backward(
     r = 1 / np.sqrt(np.asarray(variance, np.float64) + epsilon)
     xc = m - mean
     scale = r * _vector(gamma, m.shape[1], 1.0)
-    if frozen or not len(m):
-        dx = scale * d
-    else:
-        dx = scale * (d - d.mean(axis=0) - xc * r**2 * (d * xc).mean(axis=0))
+    dx = scale * d if frozen or not len(m) else scale * (d - d.mean(axis=0) - xc * r**2 * (d * xc).mean(axis=0))
     shape = np.shape(x)
     return _image(dx, shape, axis), r * (d * xc).sum(axis=0), d.sum(axis=0), _image(d, shape, axis)
 

@@ -6,8 +6,9 @@ import itertools
 import math
 
 import numpy as np
-import oracles
 import pytest
+
+import oracles
 from oracles.differences import assert_gradient
 from oracles.network import Layer, Network
 
@@ -25,12 +26,12 @@ def away_from_zero(*shape):
 
 
 CONVOLUTIONS = {
-    "valid": dict(kernel=(3, 3, 2, 4)),
-    "same_stride": dict(kernel=(3, 2, 2, 3), strides=2, padding="same"),
-    "explicit": dict(kernel=(2, 3, 2, 2), padding=((2, 0), (1, 3))),
-    "dilation": dict(kernel=(2, 2, 2, 2), dilation=(2, 3), padding=((1, 1), (0, 2))),
-    "groups": dict(kernel=(2, 2, 1, 4), groups=2, strides=(1, 2)),
-    "stride_over_kernel": dict(kernel=(1, 2, 2, 1), strides=3),
+    "valid": {"kernel": (3, 3, 2, 4)},
+    "same_stride": {"kernel": (3, 2, 2, 3), "strides": 2, "padding": "same"},
+    "explicit": {"kernel": (2, 3, 2, 2), "padding": ((2, 0), (1, 3))},
+    "dilation": {"kernel": (2, 2, 2, 2), "dilation": (2, 3), "padding": ((1, 1), (0, 2))},
+    "groups": {"kernel": (2, 2, 1, 4), "groups": 2, "strides": (1, 2)},
+    "stride_over_kernel": {"kernel": (1, 2, 2, 1), "strides": 3},
 }
 
 
@@ -68,7 +69,7 @@ def test_conv2d(name):
 
 
 @pytest.mark.parametrize(
-    "size, window, stride, dilation", [*itertools.product((1, 4, 5, 9), (1, 2, 3), (1, 2, 3), (1, 2))]
+    ("size", "window", "stride", "dilation"), [*itertools.product((1, 4, 5, 9), (1, 2, 3), (1, 2, 3), (1, 2))]
 )
 def test_same_padding_is_keras(size, window, stride, dilation):
     (before, after), _ = oracles.resolve_padding("same", (size, 1), (window, 1), (stride, 1), (dilation, 1))
@@ -102,7 +103,7 @@ def test_dense(activation, shape):
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
-@pytest.mark.parametrize("shape, axis", [((7, 3), -1), ((2, 3, 2, 4), -1), ((2, 3, 4), 1)])
+@pytest.mark.parametrize(("shape", "axis"), [((7, 3), -1), ((2, 3, 2, 4), -1), ((2, 3, 4), 1)])
 def test_batch_norm(activation, shape, axis):
     channels = shape[axis]
     x, gamma, beta, residual = (
@@ -113,7 +114,7 @@ def test_batch_norm(activation, shape, axis):
     )
 
     def forward(x=x, gamma=gamma, beta=beta, residual=residual):
-        options = dict(axis=axis, activation=activation, residual=residual)
+        options = {"axis": axis, "activation": activation, "residual": residual}
         return oracles.batch_norm_forward(x, gamma, beta, **options)
 
     y, mean, variance = forward()
@@ -158,10 +159,10 @@ def test_batch_norm_merge():
 
 
 POOLS = {
-    "default": dict(pool_size=2),
-    "overlap_same": dict(pool_size=3, strides=2, padding="same"),
-    "gaps": dict(pool_size=(1, 2), strides=(3, 3)),
-    "explicit": dict(pool_size=(2, 3), strides=1, padding=((1, 0), (2, 1))),
+    "default": {"pool_size": 2},
+    "overlap_same": {"pool_size": 3, "strides": 2, "padding": "same"},
+    "gaps": {"pool_size": (1, 2), "strides": (3, 3)},
+    "explicit": {"pool_size": (2, 3), "strides": 1, "padding": ((1, 0), (2, 1))},
 }
 
 
@@ -242,7 +243,7 @@ def test_losses():
 
 
 @pytest.mark.parametrize(
-    "optimizer, expected",
+    ("optimizer", "expected"),
     [
         (oracles.SGD(0.5), [1 - 0.5 * 2, 0 - 0.5 * 1]),
         # v1 = -lr g1; v2 = mu v1 - lr g2
@@ -274,7 +275,8 @@ def test_centered_rmsprop_and_amsgrad():
     slots = adam.slots(w)
     adam.update(w, g, slots, 0)
     adam.update(w, np.zeros(1), slots, 1)
-    assert slots[1][0] == 2.25 and slots[2][0] == 4.5  # velocity decays, its maximum does not
+    assert slots[1][0] == 2.25
+    assert slots[2][0] == 4.5
 
 
 NETWORK = [

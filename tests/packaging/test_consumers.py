@@ -10,7 +10,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from test_installed import needs_wheel
+from harness.installed import needs_wheel
 
 import fastbn
 
@@ -60,7 +60,7 @@ def where(option: str) -> str:
     return run([sys.executable, "-m", "fastbn", option]).strip()
 
 
-@pytest.mark.parametrize("language, suffix", [("C", "c"), ("CXX", "cpp")])
+@pytest.mark.parametrize(("language", "suffix"), [("C", "c"), ("CXX", "cpp")])
 def test_cmake(language, suffix, tmp_path):
     (tmp_path / f"main.{suffix}").write_text(PROGRAM)
     (tmp_path / "CMakeLists.txt").write_text(

@@ -59,7 +59,7 @@ def test_one_version():
 
 
 @pytest.mark.parametrize(
-    "compiler, standard, suffix",
+    ("compiler", "standard", "suffix"),
     [("cc", "c11", ".c"), ("cc", "c17", ".c"), ("c++", "c++17", ".cpp"), ("c++", "c++20", ".cpp")],
 )
 def test_header_compiles(compiler, standard, suffix, tmp_path):

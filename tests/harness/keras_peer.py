@@ -18,7 +18,7 @@ def load() -> Any:
     """The keras module with the JAX backend, or a skip that says why."""
     for name in ("keras", "jax"):
         spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:  # this folder itself is called keras
+        if spec is None or spec.origin is None:  # tests/keras is no such module
             pytest.skip(f"{name} is not installed (it is in the test extra)", allow_module_level=True)
     os.environ.setdefault("KERAS_BACKEND", "jax")
     import keras
@@ -134,7 +134,8 @@ def _gap(network: Network, layer: Layer, values: dict[str, np.ndarray]) -> float
     """Smallest distance between the two largest values of a window, where they are not equal by construction."""
     x = values[network.inputs[layer.name][0]]
     size = layer.options["pool_size"]
-    assert layer.options.get("strides") is None and layer.options.get("padding", "valid") == "valid"
+    assert layer.options.get("strides") is None
+    assert layer.options.get("padding", "valid") == "valid"
     n, height, width, channels = x.shape
     rows, columns = height // size, width // size
     windows = x[:, : rows * size, : columns * size].reshape(n, rows, size, columns, size, channels)
