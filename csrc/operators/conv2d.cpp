@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "checks.hpp"
 #include "dense.hpp"
 #include "kernels/kernel_table.hpp"
 #include "pointwise.hpp"
@@ -498,7 +499,7 @@ const char* algorithm_name(const Conv2dGeometry& g) {
   return g.kernel_height == 1 && g.kernel_width == 1 && !padded ? "pointwise" : "direct";
 }
 
-void require_size(const char* operation, const char* name, int64_t value, int64_t least) {
+void require_extent(const char* operation, const char* name, int64_t value, int64_t least) {
   require(value >= least && value < kLongestExtent, operation, ": ", name, " must lie in [", least, ", ",
           kLongestExtent, "). Received: ", value);
 }
@@ -525,25 +526,24 @@ int64_t resolve_axis(const char* operation, const char* name, int32_t padding, i
 }  // namespace
 
 Conv2dGeometry resolve_conv2d(const char* operation, const fbn_conv2d& d) {
-  require_size(operation, "batch", d.batch, 0);
-  require_size(operation, "height", d.height, 1);
-  require_size(operation, "width", d.width, 1);
-  require_size(operation, "in_channels", d.in_channels, 1);
-  require_size(operation, "out_channels", d.out_channels, 1);
-  require_size(operation, "kernel_height", d.kernel_height, 1);
-  require_size(operation, "kernel_width", d.kernel_width, 1);
-  require_size(operation, "stride_height", d.stride_height, 1);
-  require_size(operation, "stride_width", d.stride_width, 1);
-  require_size(operation, "dilation_height", d.dilation_height, 1);
-  require_size(operation, "dilation_width", d.dilation_width, 1);
-  require_size(operation, "groups", d.groups, 1);
+  require_extent(operation, "batch", d.batch, 0);
+  require_extent(operation, "height", d.height, 1);
+  require_extent(operation, "width", d.width, 1);
+  require_extent(operation, "in_channels", d.in_channels, 1);
+  require_extent(operation, "out_channels", d.out_channels, 1);
+  require_extent(operation, "kernel_height", d.kernel_height, 1);
+  require_extent(operation, "kernel_width", d.kernel_width, 1);
+  require_extent(operation, "stride_height", d.stride_height, 1);
+  require_extent(operation, "stride_width", d.stride_width, 1);
+  require_extent(operation, "dilation_height", d.dilation_height, 1);
+  require_extent(operation, "dilation_width", d.dilation_width, 1);
+  require_extent(operation, "groups", d.groups, 1);
   require(d.in_channels % d.groups == 0 && d.out_channels % d.groups == 0, operation,
           ": groups must divide in_channels and out_channels. Received: groups ", d.groups, ", in_channels ",
           d.in_channels, ", out_channels ", d.out_channels);
   require(d.padding >= FBN_PADDING_VALID && d.padding <= FBN_PADDING_EXPLICIT, operation,
           ": padding must be valid, same or explicit. Received: ", d.padding);
-  require(d.activation >= FBN_LINEAR && d.activation <= FBN_TANH, operation,
-          ": activation must be linear, relu, leaky_relu, sigmoid or tanh. Received: ", d.activation);
+  require_activation(operation, d.activation, d.alpha);
   require(d.algorithm == FBN_ALGORITHM_AUTO || d.algorithm == FBN_ALGORITHM_DIRECT, operation,
           ": algorithm must be auto or direct. Received: ", d.algorithm);
   Conv2dGeometry g{};
@@ -559,10 +559,10 @@ Conv2dGeometry resolve_conv2d(const char* operation, const fbn_conv2d& d) {
   g.dilation_width = d.dilation_width;
   g.groups = d.groups;
   if (d.padding == FBN_PADDING_EXPLICIT) {
-    require_size(operation, "pad_top", d.pad_top, 0);
-    require_size(operation, "pad_bottom", d.pad_bottom, 0);
-    require_size(operation, "pad_left", d.pad_left, 0);
-    require_size(operation, "pad_right", d.pad_right, 0);
+    require_extent(operation, "pad_top", d.pad_top, 0);
+    require_extent(operation, "pad_bottom", d.pad_bottom, 0);
+    require_extent(operation, "pad_left", d.pad_left, 0);
+    require_extent(operation, "pad_right", d.pad_right, 0);
     g.pad_top = d.pad_top;
     g.pad_bottom = d.pad_bottom;
     g.pad_left = d.pad_left;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "checks.hpp"
 #include "kernels/kernel_table.hpp"
 #include "pointwise.hpp"
 #include "runtime/executor.hpp"
@@ -186,8 +187,7 @@ void validate(const char* operation, const fbn_dense* d) {
   require(d->rows >= 0, operation, ": rows must be at least 0. Received: ", d->rows);
   require(d->in_features >= 1, operation, ": in_features must be at least 1. Received: ", d->in_features);
   require(d->out_features >= 1, operation, ": out_features must be at least 1. Received: ", d->out_features);
-  require(d->activation >= FBN_LINEAR && d->activation <= FBN_TANH, operation,
-          ": activation must be linear, relu, leaky_relu, sigmoid or tanh. Received: ", d->activation);
+  require_activation(operation, d->activation, d->alpha);
   checked_product(operation, {d->rows, d->in_features});
   checked_product(operation, {d->rows, d->out_features});
   checked_product(operation, {d->in_features, d->out_features});

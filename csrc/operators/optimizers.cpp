@@ -113,6 +113,9 @@ fbn_status fbn_optimizer_update(const fbn_optimizer* d, int64_t iteration, int64
   return guard([&] {
     const char* operation = "optimizer_update";
     require_descriptor(operation, d);
+    if (d->kind == FBN_SGD) operation = "sgd_update";
+    if (d->kind == FBN_RMSPROP) operation = "rmsprop_update";
+    if (d->kind == FBN_ADAM) operation = "adam_update";
     check_optimizer(operation, *d);
     require_size(operation, "iteration", iteration, 0);
     require_size(operation, "size", size, 0);
