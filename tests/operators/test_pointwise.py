@@ -24,7 +24,8 @@ def test_activation(name, shape, isa):
     y = oracles.activation_forward(x, name, ALPHA)
     (found,) = same_on_all_threads(lambda: ops.activation_forward(x, name))
     length = shape[-1] if name == "softmax" else 1
-    assert_within(found, y, tolerance(length) * np.abs(y), "y")
+    below = x.max(axis=-1, keepdims=True, initial=0) - x if name == "softmax" else 0.0  # rounded before exp
+    assert_within(found, y, (tolerance(length) + 2 * UNIT * below) * np.abs(y), "y")
     y = y.astype(np.float32)
     (found,) = same_on_all_threads(lambda: ops.activation_backward(dy, y, name))
     size = np.abs(dy)
@@ -65,7 +66,8 @@ def test_nan_of_one_row_stays_there(isa):
     assert np.isfinite(np.delete(y, 3, axis=0)).all()
     for name in ("relu", "leaky_relu", "sigmoid", "tanh"):
         assert_same(np.isnan(ops.activation_forward(x, name)), np.isnan(x), name)
-        assert_same(np.isnan(ops.activation_backward(np.ones_like(x), x, name)), np.isnan(x), name)
+        dy = np.where(x > 0, np.float32(np.nan), np.float32(1))
+        assert np.isnan(ops.activation_backward(dy, np.abs(x), name)[x > 0]).all()
 
 
 @pytest.mark.parametrize("offset", [0, 4])
@@ -100,7 +102,7 @@ def test_any_layout_of_inputs(name, view):
 
 @pytest.mark.parametrize(("rate", "shape"), DROPOUT, ids=str)
 def test_dropout(rate, shape, isa):
-    x = Data("dropout").distinct(*shape) + np.float32(0.5 * 2.0**-10)  # nothing is zero
+    x = Data("dropout").distinct(*shape) + np.float32(0.25 * 2.0**-10)  # nothing is zero
     (y,) = same_on_all_threads(lambda: ops.dropout_forward(x, rate, 5))
     kept = y != 0
     if rate < 1:

@@ -36,9 +36,9 @@ def activation_backward(dy: npt.ArrayLike, y: npt.ArrayLike, name: str | None, a
     if name in (None, "linear"):
         return dy.copy()
     if name == "relu":
-        return np.where(y > 0, dy, np.where(np.isnan(y), np.nan, 0.0))
+        return np.where(y > 0, dy, 0.0)
     if name == "leaky_relu":
-        return np.where(y > 0, dy, np.where(np.isnan(y), np.nan, alpha * dy))
+        return np.where(y < 0, alpha * dy, dy)
     if name == "sigmoid":
         return dy * y * (1 - y)
     if name == "tanh":
