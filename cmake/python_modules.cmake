@@ -29,5 +29,5 @@ python_add_library(kernels MODULE WITH_SOABI ${CMAKE_CURRENT_BINARY_DIR}/kernels
 foreach(module _core kernels)
   target_link_libraries(${module} PRIVATE fastbn)
   set_target_properties(${module} PROPERTIES INSTALL_RPATH "$ORIGIN/${CMAKE_INSTALL_LIBDIR}")
-  install(TARGETS ${module} LIBRARY DESTINATION . COMPONENT python)
+  install(TARGETS ${module} LIBRARY DESTINATION .)
 endforeach()
