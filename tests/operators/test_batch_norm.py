@@ -251,7 +251,7 @@ def test_nan_of_one_channel_stays_there(isa):
 def test_empty_batch():
     gamma, mean, variance = np.ones(4, np.float32), np.zeros(4), np.ones(4)
     empty = np.zeros((0, 4), np.float32)
-    with pytest.raises(ValueError, match="batch_norm.*Received"):
+    with pytest.raises(ValueError, match=r"batch_norm.*Received"):
         ops.batch_norm_forward(empty, gamma)
     assert ops.batch_norm_inference(empty, gamma, gamma, mean, variance).shape == (0, 4)
     dx, dgamma, dbeta = ops.batch_norm_backward(empty, empty, gamma, mean, variance)

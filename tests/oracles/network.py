@@ -241,7 +241,8 @@ class Network:
             d[last.name] = oracles.softmax_cross_entropy_backward(probabilities, labels, 1 / n)
         else:
             losses = self.losses(output, labels, loss)
-            d[last.name] = oracles.mean_squared_error_backward(output, labels, 1 / n)
+            flat = oracles.mean_squared_error_backward(output.reshape(n, -1), np.reshape(labels, (n, -1)), 1 / n)
+            d[last.name] = flat.reshape(output.shape)
         fused = last.name if loss == "softmax_cross_entropy" and ends_in_softmax else None  # d is that of the logits
         frozen = self.frozen()
         gradients: Parameters = {}

@@ -62,7 +62,9 @@ def batch_norm_inference(
 def batch_norm_backward(
     dy, x, gamma, mean, variance, *, axis=-1, epsilon=1e-3, y=None, activation=None, alpha=0.0, frozen=False
 ):
-    """dx, dgamma, dbeta, dresidual. With dy' = dy through the activation, xc = x - mean, r = 1 / sqrt(variance + epsilon):
+    """dx, dgamma, dbeta, dresidual.
+
+    With dy' = dy through the activation, xc = x - mean, r = 1 / sqrt(variance + epsilon):
 
     dbeta = sum dy';  dgamma = r sum dy' xc;  dx = gamma r (dy' - mean dy' - xc r^2 mean(dy' xc)), frozen: gamma r dy'.
     """

@@ -312,6 +312,21 @@ def test_network_gradients():
     assert set(result.gradients) == {n for n in parameters if "moving" not in n} - {"bn_3/gamma"}
 
 
+def test_network_gradients_of_a_squared_error():
+    layers = [Layer("input", "input", shape=(3, 3, 2)), Layer("conv2d", "conv", filters=2, kernel_size=2)]
+    network = Network(layers)
+    parameters = network.initial_parameters(seed=3)
+    x, targets = normal(4, 3, 3, 2), normal(4, 2, 2, 2)
+    result = network.step(parameters, x, targets, "mean_squared_error")
+    assert result.loss == pytest.approx(((result.output - targets) ** 2).mean(), rel=1e-12)
+    for name, gradient in result.gradients.items():
+
+        def loss(v, name=name):
+            return np.array(network.step({**parameters, name: v}, x, targets, "mean_squared_error").loss)
+
+        assert_gradient(loss, parameters[name], np.array(1.0), gradient, 1e-6)
+
+
 def test_network_state():
     network = Network([Layer("input", "input", shape=(3,)), Layer("batch_norm", "bn", momentum=0.75)])
     parameters = network.initial_parameters(seed=0)

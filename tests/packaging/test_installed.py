@@ -86,7 +86,10 @@ def test_import_starts_no_threads():
 
 @pytest.mark.parametrize("isa", ["baseline", "nonsense"])
 def test_environment_chooses_the_instruction_set(isa):
-    code = "import numpy as np; from fastbn import _core, ops; ops.dense_forward(np.ones((2, 2)), np.ones((2, 2))); print(_core.isa_in_use())"
+    code = (
+        "import numpy as np; from fastbn import _core, ops; "
+        "ops.dense_forward(np.ones((2, 2)), np.ones((2, 2))); print(_core.isa_in_use())"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], env={"FASTBN_ISA": isa, "PATH": ""}, capture_output=True, text=True
     )
