@@ -75,6 +75,13 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
     sum[i][NV - 1] = load_lanes(from + (NV - 1) * kLanes, tail);
   }
 
+  // C is fetched for writing while the products are under way; otherwise its misses stall the stores at the end.
+  FASTBN_UNROLL
+  for (int i = 0; i < MR; ++i) {
+    FASTBN_UNROLL
+    for (int v = 0; v < NV; ++v) __builtin_prefetch(g.c + at.c[i] + v * kLanes, 1);
+  }
+
   int64_t a_at[MR];
   FASTBN_UNROLL
   for (int i = 0; i < MR; ++i) a_at[i] = at.a[i];

@@ -17,9 +17,11 @@ namespace fastbn {
 namespace {
 
 // Block sizes; those of the first group leave the bits alone.
-constexpr int64_t kBandFloats = 96 * 1024;  // source rows of one block: with the weights of a panel they fit into L2
-constexpr int64_t kBlockImages = 8;         // most images that share one pass over the weights
-constexpr int64_t kTilesOfBlock = 8;        // tiles of rows that share the packed gradient in backward_filter
+constexpr int64_t kBandFloats = 96 * 1024;     // source rows of one block: with the weights of a panel they fit into L2
+constexpr int64_t kWrittenFloats = 48 * 1024;  // written by a block of a convolution with small weights
+constexpr int64_t kSmallWeights = 64 * 1024;
+constexpr int64_t kBlockImages = 8;   // most images that share one pass over the weights
+constexpr int64_t kTilesOfBlock = 8;  // tiles of rows that share the packed gradient in backward_filter
 // Reduction order of backward_filter: sums over this many pixels are chains, then added up.
 constexpr int64_t kChainPixels = 512;
 constexpr int64_t kFilterChunks = 16;           // partial sums of a whole call
@@ -146,14 +148,39 @@ struct Correlation {
     return round_up(std::max<int64_t>(1, taps * packed_width()), 16);
   }
 
+  // The channels that units [begin, end) produce.
+  Range unit_channels(Range of) const {
+    const auto first = [&](int64_t unit) {
+      return unit == units() ? to_channels : unit / panels() * outputs + unit % panels() * panel;
+    };
+    return depthwise ? Range{0, to_channels} : Range{first(of.begin), first(of.end)};
+  }
+  // Some phase has no taps: its outputs are zero.
+  bool gaps() const {
+    for (int64_t p = 0; p < phases_y; ++p) {
+      if (axis_y(p).taps == 0) return true;
+    }
+    for (int64_t p = 0; p < phases_x; ++p) {
+      if (axis_x(p).taps == 0) return true;
+    }
+    return false;
+  }
+
   // Taps along a row and their channels are one contiguous run of the source.
   bool merged(const Axis& x) const { return g.groups == 1 && (x.delta == 1 || x.taps == 1); }
 
   int64_t pitch() const { return (padded ? pad_left + width + pad_right : width) * channels; }
   int64_t source_rows(int64_t q_rows) const { return (q_rows - 1) * stride_y + ext_y; }
-  int64_t band_rows() const {  // q rows of a block
+  // q rows of a block. Where the weights are small, what a block writes should stay in L2 too: each panel writes a few
+  // channels of every pixel.
+  int64_t band_rows() const {
     const int64_t fit = kBandFloats / pitch();
-    const int64_t most = fit > ext_y ? (fit - ext_y) / stride_y + 1 : 1;
+    int64_t most = fit > ext_y ? (fit - ext_y) / stride_y + 1 : 1;
+    if (packed_size() <= kSmallWeights) {
+      const int64_t written = (backward ? g.stride_height : 1) * to_width * to_channels;
+      const int64_t least = (4 * kernels().gemm.tile_rows + to_width - 1) / to_width;
+      most = std::min(most, std::max(kWrittenFloats / written, least));
+    }
     const int64_t bands = parts_of_at_most(rows, most);
     return (rows + bands - 1) / bands;
   }
@@ -228,6 +255,7 @@ void Correlation::run_depthwise(const float* source, const float* packed, const 
   for (int64_t py = 0; py < phases_y; ++py) {
     for (int64_t px = 0; px < phases_x; ++px) {
       const Axis y = axis_y(py), x = axis_x(px);
+      if (y.taps * x.taps == 0) continue;
       for (int64_t i = q.begin; i < std::min(q.end, y.count); ++i) {
         DepthwiseArgs a{};
         a.x = source + (i * y.stride + y.base - copied_from) * pitch() + (x.base + pad_left) * channels;
@@ -261,6 +289,8 @@ void Correlation::run(const float* source, const float* packed, const float* bia
   float* copies = scratch + table_floats();
   const int64_t copy_size = copy_floats();
   const int64_t most_rows = band_rows(), most_images = block_images();
+  const Range columns = unit_channels(units);
+  const bool zero_first = gaps();  // in order, instead of with the stride of each empty phase
   for (int64_t image = images.begin; image < images.end; image += most_images) {
     const int64_t count = std::min(most_images, images.end - image);
     for (int64_t q0 = q.begin; q0 < q.end; q0 += most_rows) {
@@ -269,6 +299,20 @@ void Correlation::run(const float* source, const float* packed, const float* bia
       if (padded) {
         for (int64_t i = 0; i < count; ++i) {
           copy_rows(source + (image + i) * source_size, copied_from, source_rows(band.size()), copies + i * copy_size);
+        }
+      }
+      if (zero_first) {
+        const int64_t row = band.begin * axis_y(0).step, end = std::min(to_height, band.end * axis_y(0).step);
+        for (int64_t i = 0; i < count; ++i) {
+          float* at = to + (image + i) * to_size + row * to_width * to_channels;
+          const int64_t pixels = (end - row) * to_width;
+          if (columns.size() == to_channels) {
+            std::fill_n(at, pixels * to_channels, 0.0f);
+          } else {
+            for (int64_t p = 0; p < pixels; ++p) {
+              std::fill_n(at + p * to_channels + columns.begin, columns.size(), 0.0f);
+            }
+          }
         }
       }
       const auto image_source = [&](int64_t i) {
@@ -285,6 +329,7 @@ void Correlation::run(const float* source, const float* packed, const float* bia
           for (int64_t px = 0; px < phases_x; ++px) {
             const Axis y = axis_y(py), x = axis_x(px);
             const int64_t taps = y.taps * x.taps;
+            if (taps == 0) continue;
             const int64_t rows_here = std::min(band.end, y.count) - band.begin;
             const bool one_run = merged(x);
             const int64_t along = one_run ? 1 : x.taps;
@@ -297,7 +342,7 @@ void Correlation::run(const float* source, const float* packed, const float* bia
             a.a_col = 1;
             a.c_outer = y.step * to_width * to_channels;
             a.c_row = x.step * to_channels;
-            a.batch = taps == 0 ? 0 : y.taps * along;
+            a.batch = y.taps * along;
             a.a_offset = a_offset;
             a.b_offset = b_offset;
             a.activation = fused(activation);
@@ -325,12 +370,9 @@ void Correlation::run(const float* source, const float* packed, const float* bia
         }
       }
       if (fused(activation) != activation) {  // forward only: one phase, all columns
-        const int64_t first = depthwise ? 0 : units.begin / panels() * outputs + units.begin % panels() * panel;
-        const int64_t last =
-            units.end == this->units() ? to_channels : units.end / panels() * outputs + units.end % panels() * panel;
         for (int64_t i = 0; i < count; ++i) {
-          float* at = to + (image + i) * to_size + band.begin * to_width * to_channels + first;
-          activation_forward({band.size() * to_width, last - first, to_channels}, activation, alpha, at, at);
+          float* at = to + (image + i) * to_size + band.begin * to_width * to_channels + columns.begin;
+          activation_forward({band.size() * to_width, columns.size(), to_channels}, activation, alpha, at, at);
         }
       }
     }
