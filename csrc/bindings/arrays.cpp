@@ -1,0 +1,98 @@
+#include "arrays.hpp"
+
+#include <cstring>
+
+namespace fastbn_python {
+
+void raise(PyObject* type, const std::string& message) {
+  PyErr_SetString(type, message.c_str());
+  throw py::error_already_set();
+}
+
+void check(fbn_status status) {
+  if (status == FBN_OK) return;
+  PyObject* type = PyExc_RuntimeError;
+  switch (status) {
+    case FBN_INVALID_VALUE:
+      type = PyExc_ValueError;
+      break;
+    case FBN_INVALID_TYPE:
+      type = PyExc_TypeError;
+      break;
+    case FBN_UNSUPPORTED:
+      type = PyExc_NotImplementedError;
+      break;
+    case FBN_OUT_OF_MEMORY:
+      type = PyExc_MemoryError;
+      break;
+    default:
+      break;
+  }
+  raise(type, fbn_last_error());
+}
+
+std::string shape_text(const Shape& shape) {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+void Operands::invalid(const std::string& rule, const std::string& received) const {
+  raise(PyExc_ValueError, std::string(operation_) + ": " + rule + ". Received: " + received);
+}
+
+Operands::Raw Operands::take(const py::object& object, const char* name, Dtype dtype, bool written) {
+  const std::string subject = std::string(operation_) + ": " + name;
+  if (!py::isinstance<py::array>(object))
+    raise(PyExc_TypeError, subject + " must be a NumPy array of " + dtype.name +
+                               ". Received: " + std::string(py::str(py::type::of(object).attr("__name__"))));
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  const py::dtype actual = array.dtype();
+  const bool native = actual.byteorder() == '=' || actual.byteorder() == '|';
+  if (actual.kind() != dtype.kind || actual.itemsize() != dtype.size || !native)
+    raise(PyExc_TypeError,
+          subject + " must have dtype " + dtype.name + ". Received: dtype " + std::string(py::str(actual)));
+  constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  if ((array.flags() & py::array::c_style) == 0 || (array.flags() & kAligned) == 0)
+    raise(PyExc_ValueError, subject + " must be C-contiguous and aligned. Received: strides " +
+                                shape_text(Shape(array.strides(), array.strides() + array.ndim())) + " for shape " +
+                                shape_text(Shape(array.shape(), array.shape() + array.ndim())));
+  if (written && !array.writeable())
+    raise(PyExc_ValueError, subject + " is written and must be writable. Received: a read-only array");
+  const char* begin = static_cast<const char*>(array.data());
+  ranges_.push_back({name, begin, begin + array.nbytes(), written, nullptr});
+  // The flag was checked above where it matters; const arrays are only read.
+  return {const_cast<char*>(begin), Shape(array.shape(), array.shape() + array.ndim())};
+}
+
+void Operands::require_rank(const Raw& raw, const char* name, int rank) const {
+  if (static_cast<int>(raw.shape.size()) != rank)
+    invalid(std::string(name) + " must have rank " + std::to_string(rank),
+            std::string(name) + ".shape=" + shape_text(raw.shape));
+}
+
+void Operands::require_shape(const Raw& raw, const char* name, const Shape& shape) const {
+  if (raw.shape != shape)
+    invalid(std::string(name) + " must have shape " + shape_text(shape),
+            std::string(name) + ".shape=" + shape_text(raw.shape));
+}
+
+void Operands::allow_in_place(const char* input) { ranges_.back().in_place = input; }
+
+void Operands::check_overlap() const {
+  for (const Range& out : ranges_) {
+    if (!out.written) continue;
+    for (const Range& other : ranges_) {
+      if (&other == &out || out.begin == out.end || other.begin == other.end) continue;
+      if (out.begin >= other.end || other.begin >= out.end) continue;
+      const bool same = out.begin == other.begin && out.end == other.end;
+      const auto permits = [same](const Range& a, const Range& b) {
+        return same && a.in_place != nullptr && std::strcmp(a.in_place, b.name) == 0;
+      };
+      if (permits(out, other) || permits(other, out)) continue;
+      invalid(std::string(out.name) + " must not overlap " + other.name, "arrays that share memory");
+    }
+  }
+}
+
+}  // namespace fastbn_python

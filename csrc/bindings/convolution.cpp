@@ -1,0 +1,102 @@
+// conv2d over NHWC arrays and HWIO kernels.
+#include "arrays.hpp"
+#include "register.hpp"
+
+namespace fastbn_python {
+namespace {
+
+fbn_conv2d describe(const Shape& x, const Shape& kernel, Pair strides, Pair dilation, int64_t groups, int32_t padding,
+                    Pads pads, int32_t activation, float alpha, int32_t algorithm) {
+  fbn_conv2d d{};
+  d.struct_size = sizeof d;
+  d.batch = x[0];
+  d.height = x[1];
+  d.width = x[2];
+  d.in_channels = x[3];
+  d.kernel_height = kernel[0];
+  d.kernel_width = kernel[1];
+  d.out_channels = kernel[3];
+  d.stride_height = strides[0];
+  d.stride_width = strides[1];
+  d.dilation_height = dilation[0];
+  d.dilation_width = dilation[1];
+  d.groups = groups;
+  d.padding = padding;
+  d.pad_top = pads[0];
+  d.pad_bottom = pads[1];
+  d.pad_left = pads[2];
+  d.pad_right = pads[3];
+  d.activation = activation;
+  d.alpha = alpha;
+  d.algorithm = algorithm;
+  return d;
+}
+
+// The kernel's third axis must be in_channels / groups; the C interface cannot see it. Returns y's shape.
+Shape output_shape(const Operands& operands, const fbn_conv2d& d, const Shape& x, const Shape& kernel) {
+  if (d.groups < 1 || d.in_channels % d.groups != 0 || kernel[2] != d.in_channels / d.groups)
+    operands.invalid("kernel.shape[2] must be the channels of x divided by groups",
+                     "x.shape=" + shape_text(x) + ", kernel.shape=" + shape_text(kernel) +
+                         ", groups=" + std::to_string(d.groups));
+  int64_t height = 0, width = 0;
+  check(fbn_conv2d_output_size(&d, &height, &width));
+  return {d.batch, height, width, d.out_channels};
+}
+
+Shape conv2d_output_shape(const Shape& x, const Shape& kernel, Pair strides, Pair dilation, int64_t groups,
+                          int32_t padding, Pads pads) {
+  const Operands operands("conv2d");
+  if (x.size() != 4 || kernel.size() != 4)
+    operands.invalid("x and kernel must have rank 4",
+                     "x.shape=" + shape_text(x) + ", kernel.shape=" + shape_text(kernel));
+  const fbn_conv2d d = describe(x, kernel, strides, dilation, groups, padding, pads, FBN_LINEAR, 0, 0);
+  return output_shape(operands, d, x, kernel);
+}
+
+void conv2d_forward(const py::object& x, const py::object& kernel, const py::object& bias, const py::object& y,
+                    Pair strides, Pair dilation, int64_t groups, int32_t padding, Pads pads, int32_t activation,
+                    float alpha, int32_t algorithm) {
+  Operands operands("conv2d_forward");
+  const auto vx = operands.view<float>(x, "x", 4);
+  const auto vk = operands.view<float>(kernel, "kernel", 4);
+  const fbn_conv2d d =
+      describe(vx.shape, vk.shape, strides, dilation, groups, padding, pads, activation, alpha, algorithm);
+  const Shape shape = output_shape(operands, d, vx.shape, vk.shape);
+  const float* pb = operands.optional_in<float>(bias, "bias", {d.out_channels});
+  float* py_ = operands.out<float>(y, "y", shape);
+  operands.run([&] { return fbn_conv2d_forward(&d, vx.data, vk.data, pb, py_, nullptr); });
+}
+
+void conv2d_backward(const py::object& dy, const py::object& x, const py::object& kernel, const py::object& y,
+                     const py::object& dx, const py::object& dkernel, const py::object& dbias, Pair strides,
+                     Pair dilation, int64_t groups, int32_t padding, Pads pads, int32_t activation, float alpha,
+                     int32_t algorithm) {
+  Operands operands("conv2d_backward");
+  const auto vx = operands.view<float>(x, "x", 4);
+  const auto vk = operands.view<float>(kernel, "kernel", 4);
+  const fbn_conv2d d =
+      describe(vx.shape, vk.shape, strides, dilation, groups, padding, pads, activation, alpha, algorithm);
+  const Shape shape = output_shape(operands, d, vx.shape, vk.shape);
+  const float* pdy = operands.in<float>(dy, "dy", shape);
+  const float* py_ = operands.optional_in<float>(y, "y", shape);
+  float* pdx = operands.optional_out<float>(dx, "dx", vx.shape);
+  float* pdk = operands.optional_out<float>(dkernel, "dkernel", vk.shape);
+  float* pdb = operands.optional_out<float>(dbias, "dbias", {d.out_channels});
+  operands.run([&] { return fbn_conv2d_backward(&d, pdy, vx.data, vk.data, py_, pdx, pdk, pdb, nullptr); });
+}
+
+}  // namespace
+
+void register_convolution(py::module_& m) {
+  m.def("conv2d_output_shape", &conv2d_output_shape, py::arg("x_shape"), py::arg("kernel_shape"), py::arg("strides"),
+        py::arg("dilation"), py::arg("groups"), py::arg("padding"), py::arg("pads"));
+  m.def("conv2d_forward", &conv2d_forward, py::arg("x"), py::arg("kernel"), py::arg("bias"), py::arg("y"),
+        py::arg("strides"), py::arg("dilation"), py::arg("groups"), py::arg("padding"), py::arg("pads"),
+        py::arg("activation"), py::arg("alpha"), py::arg("algorithm"));
+  m.def("conv2d_backward", &conv2d_backward, py::arg("dy"), py::arg("x"), py::arg("kernel"), py::arg("y"),
+        py::arg("dx"), py::arg("dkernel"), py::arg("dbias"), py::arg("strides"), py::arg("dilation"),
+        py::arg("groups"), py::arg("padding"), py::arg("pads"), py::arg("activation"), py::arg("alpha"),
+        py::arg("algorithm"));
+}
+
+}  // namespace fastbn_python
