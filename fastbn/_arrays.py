@@ -1,0 +1,178 @@
+"""Conversion of what users pass into what the kernels want, and checks of `out=` arrays.
+
+Accepted: anything that NumPy makes an array of real numbers of (float16, float64, integers and bool become float32).
+Complex, object, string and structured arrays raise TypeError.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Float32: TypeAlias = npt.NDArray[np.float32]
+Float64: TypeAlias = npt.NDArray[np.float64]
+Shape: TypeAlias = tuple[int, ...]
+
+
+def as_array(operation: str, name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
+    """`value` as an array of real numbers. Raises TypeError for other dtypes, ValueError for ragged sequences."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{operation}: {name} must be an array. Received: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{operation}: {name} must hold real numbers. Received: dtype {array.dtype}")
+    return array
+
+
+def _as(operation: str, name: str, value: npt.ArrayLike, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    array = as_array(operation, name, value)
+    flags = array.flags
+    if array.dtype == dtype and flags.c_contiguous and flags.aligned and type(array) is np.ndarray:
+        return array
+    with np.errstate(over="ignore"):
+        return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED", "ENSUREARRAY"])
+
+
+def as_float32(operation: str, name: str, value: npt.ArrayLike) -> Float32:
+    """A C-contiguous float32 array; `value` itself where it already is one."""
+    return _as(operation, name, value, np.float32)
+
+
+def as_float64(operation: str, name: str, value: npt.ArrayLike) -> Float64:
+    """A C-contiguous float64 array; `value` itself where it already is one."""
+    return _as(operation, name, value, np.float64)
+
+
+def optional_float32(operation: str, name: str, value: npt.ArrayLike | None) -> Float32 | None:
+    return None if value is None else as_float32(operation, name, value)
+
+
+def require_rank(operation: str, name: str, array: npt.NDArray[Any], rank: int) -> None:
+    if array.ndim != rank:
+        raise ValueError(f"{operation}: {name} must have rank {rank}. Received: {name}.shape={array.shape}")
+
+
+def require_shape(operation: str, name: str, array: npt.NDArray[Any] | None, shape: Shape) -> None:
+    if array is not None and array.shape != shape:
+        raise ValueError(f"{operation}: {name} must have shape {shape}. Received: {name}.shape={array.shape}")
+
+
+def integer(operation: str, name: str, value: Any) -> int:
+    """`value` as an int. Raises TypeError where it is not an integer."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{operation}: {name} must be an integer. Received: {value!r}") from None
+
+
+def pair(operation: str, name: str, value: Any) -> tuple[int, int]:
+    """(height, width) of an integer or a sequence of two."""
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        items = tuple(value)
+        if len(items) != 2:
+            raise ValueError(f"{operation}: {name} must be an integer or two. Received: {value!r}")
+        return integer(operation, name, items[0]), integer(operation, name, items[1])
+    both = integer(operation, name, value)
+    return both, both
+
+
+def allocate(operation: str, shape: Shape, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An uninitialised array. Raises MemoryError where the size is beyond memory or int64."""
+    try:
+        return np.empty(shape, dtype)
+    except (MemoryError, ValueError):
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        raise MemoryError(f"{operation}: a result does not fit into memory. Received: {shape}, {size} bytes") from None
+
+
+def _overlap(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except Exception:  # too hard to decide exactly; NumPy's class for it has moved between versions
+        return True
+
+
+def check_out(
+    operation: str,
+    out: Any,
+    shape: Shape,
+    dtype: npt.DTypeLike,
+    inputs: Sequence[npt.ArrayLike | None],
+    in_place: npt.ArrayLike | None = None,
+    name: str = "out",
+) -> npt.NDArray[Any]:
+    """`out`, if it can hold a result; it may be `in_place` itself, but share no memory with any other input.
+
+    Raises TypeError where it is not an array, ValueError otherwise.
+    """
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{operation}: {name} must be a NumPy array. Received: {type(out).__name__}")
+    if out.dtype != dtype:
+        raise ValueError(f"{operation}: {name} must have dtype {np.dtype(dtype)}. Received: dtype {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"{operation}: {name} must have shape {shape}. Received: {name}.shape={out.shape}")
+    if not (out.flags.c_contiguous and out.flags.aligned):
+        raise ValueError(f"{operation}: {name} must be C-contiguous and aligned. Received: strides {out.strides}")
+    if not out.flags.writeable:
+        raise ValueError(f"{operation}: {name} must be writable. Received: a read-only array")
+    for array in inputs:
+        if not isinstance(array, np.ndarray) or array is in_place and _same(out, array):
+            continue
+        if _overlap(out, array):
+            raise ValueError(f"{operation}: {name} must not overlap an input. Received: arrays that share memory")
+    return out
+
+
+def _same(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
+    """Whether both are the same elements in the same order."""
+    return (
+        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+        and a.shape == b.shape
+        and a.strides == b.strides
+        and a.dtype == b.dtype
+    )
+
+
+def result(
+    operation: str,
+    out: npt.NDArray[Any] | None,
+    shape: Shape,
+    inputs: Sequence[npt.ArrayLike | None],
+    dtype: npt.DTypeLike = np.float32,
+    in_place: npt.ArrayLike | None = None,
+) -> npt.NDArray[Any]:
+    """`out` after its checks, or a new array."""
+    if out is None:
+        return allocate(operation, shape, dtype)
+    return check_out(operation, out, shape, dtype, inputs, in_place)
+
+
+def results(
+    operation: str,
+    out: Sequence[npt.NDArray[Any] | None] | None,
+    wanted: Sequence[tuple[Shape, npt.DTypeLike] | None],
+    inputs: Sequence[npt.ArrayLike | None],
+) -> list[npt.NDArray[Any] | None]:
+    """One array for each (shape, dtype) wanted, None for None; `out` is a sequence of as many arrays or Nones."""
+    if out is None:
+        return [None if w is None else allocate(operation, *w) for w in wanted]
+    if isinstance(out, np.ndarray) or not isinstance(out, Sequence) or len(out) != len(wanted):
+        received = f"{len(out)}" if isinstance(out, Sequence) else type(out).__name__
+        raise ValueError(f"{operation}: out must be a tuple of {len(wanted)} arrays or None. Received: {received}")
+    given: list[npt.ArrayLike | None] = list(inputs)
+    arrays: list[npt.NDArray[Any] | None] = []
+    for i, (array, w) in enumerate(zip(out, wanted, strict=True)):
+        if w is None or array is None:
+            arrays.append(None if w is None else allocate(operation, *w))
+            continue
+        arrays.append(check_out(operation, array, *w, given, name=f"out[{i}]"))
+        given.append(array)
+    return arrays

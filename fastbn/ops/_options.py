@@ -1,0 +1,92 @@
+"""Options that several operators share, as the C interface wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbn import _core
+from fastbn._arrays import integer
+
+Padding: TypeAlias = str | Sequence[Sequence[int]]
+DataFormat: TypeAlias = Literal["channels_last", "channels_first"]
+Activation: TypeAlias = Literal["linear", "relu", "leaky_relu", "sigmoid", "tanh", "softmax"] | None
+Need: TypeAlias = Collection[Literal["x", "kernel", "bias"]]
+
+ACTIVATIONS = {
+    "linear": _core.LINEAR,
+    "relu": _core.RELU,
+    "leaky_relu": _core.LEAKY_RELU,
+    "sigmoid": _core.SIGMOID,
+    "tanh": _core.TANH,
+    "softmax": _core.SOFTMAX,
+}
+ALGORITHMS = {"auto": _core.ALGORITHM_AUTO, "direct": _core.ALGORITHM_DIRECT}
+NO_PADS = (0, 0, 0, 0)
+
+
+def activation_code(operation: str, activation: str | None, softmax: bool = False) -> int:
+    """Number of an activation by name; None is linear. Raises ValueError for names that are unknown here."""
+    if activation is None:
+        return _core.LINEAR
+    allowed = [name for name in ACTIVATIONS if softmax or name != "softmax"]
+    if activation not in allowed:
+        raise ValueError(f"{operation}: activation must be None or one of {allowed}. Received: {activation!r}")
+    return ACTIVATIONS[activation]
+
+
+def algorithm_code(operation: str, algorithm: str) -> int:
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"{operation}: algorithm must be one of {list(ALGORITHMS)}. Received: {algorithm!r}")
+    return ALGORITHMS[algorithm]
+
+
+def resolve_padding(operation: str, padding: Any) -> tuple[int, tuple[int, int, int, int]]:
+    """Kind of padding and (top, bottom, left, right) of "valid", "same" or ((top, bottom), (left, right))."""
+    if isinstance(padding, str):
+        kinds = {"valid": _core.PADDING_VALID, "same": _core.PADDING_SAME}
+        if padding.lower() in kinds:
+            return kinds[padding.lower()], NO_PADS
+    else:
+        try:
+            (top, bottom), (left, right) = padding
+        except (TypeError, ValueError):
+            pass
+        else:
+            pads = [integer(operation, "padding", p) for p in (top, bottom, left, right)]
+            return _core.PADDING_EXPLICIT, (pads[0], pads[1], pads[2], pads[3])
+    raise ValueError(
+        f"{operation}: padding must be 'valid', 'same' or ((top, bottom), (left, right)). Received: {padding!r}"
+    )
+
+
+def is_channels_first(operation: str, data_format: str) -> bool:
+    if data_format not in ("channels_last", "channels_first"):
+        raise ValueError(
+            f"{operation}: data_format must be 'channels_last' or 'channels_first'. Received: {data_format!r}"
+        )
+    return data_format == "channels_first"
+
+
+def check_need(operation: str, need: Collection[str]) -> None:
+    unknown = [name for name in need if name not in ("x", "kernel", "bias")]
+    if isinstance(need, str) or unknown:
+        raise ValueError(f"{operation}: need must be a selection of ('x', 'kernel', 'bias'). Received: {need!r}")
+
+
+def to_last(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(N, C, H, W) -> (N, H, W, C), contiguous."""
+    return np.ascontiguousarray(image.transpose(0, 2, 3, 1))
+
+
+def to_first(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(N, H, W, C) -> (N, C, H, W), a view."""
+    return image.transpose(0, 3, 1, 2)
+
+
+def first_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    n, h, w, c = shape
+    return n, c, h, w

@@ -1,0 +1,312 @@
+"""Batch normalisation over any axis: training, inference, backward, and split-phase statistics.
+
+Statistics are biased (divided by the count) as in Keras, and float64. Activation and residual addition are fused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbn import _core
+from fastbn._arrays import (
+    Float32,
+    Float64,
+    Shape,
+    allocate,
+    as_array,
+    as_float32,
+    as_float64,
+    integer,
+    optional_float32,
+    require_shape,
+    result,
+    results,
+)
+from fastbn.ops._options import Activation, activation_code
+
+
+class _Axis:
+    """How an array with its channels at `axis` is seen as a (rows, channels) matrix."""
+
+    def __init__(self, operation: str, shape: Shape, axis: Any) -> None:
+        if len(shape) < 2:
+            raise ValueError(f"{operation}: x must have rank 2 or more. Received: x.shape={shape}")
+        number = integer(operation, "axis", axis)
+        if not -len(shape) <= number < len(shape):
+            raise ValueError(f"{operation}: axis must name an axis of x. Received: axis={number}, x.shape={shape}")
+        self.operation = operation
+        self.shape = shape
+        self.axis = number % len(shape)
+        self.last = self.axis == len(shape) - 1
+        self.channels = shape[self.axis]
+        self.moved = (*shape[: self.axis], *shape[self.axis + 1 :], self.channels)
+        self.matrix_shape = (math.prod(self.moved[:-1]), self.channels)
+
+    def matrix(self, array: Float32) -> Float32:
+        moved = array if self.last else np.ascontiguousarray(np.moveaxis(array, self.axis, -1))
+        return moved.reshape(self.matrix_shape)
+
+    def take(self, name: str, value: npt.ArrayLike | None) -> Float32 | None:
+        """An operand of x's shape as a matrix."""
+        if value is None:
+            return None
+        array = as_float32(self.operation, name, value)
+        require_shape(self.operation, name, array, self.shape)
+        return self.matrix(array)
+
+    def target(self, array: Float32 | None) -> Float32 | None:
+        """The matrix that a result of x's shape is computed into."""
+        if array is None:
+            return None
+        return array.reshape(self.matrix_shape) if self.last else allocate(self.operation, self.matrix_shape, "float32")
+
+    def finish(self, array: Float32 | None, target: Float32 | None) -> None:
+        if array is not None and target is not None and not self.last:
+            array[...] = np.moveaxis(target.reshape(self.moved), -1, self.axis)
+
+    def vector(self, name: str, value: npt.ArrayLike | None) -> Float32 | None:
+        array = optional_float32(self.operation, name, value)
+        require_shape(self.operation, name, array, (self.channels,))
+        return array
+
+    def statistic(self, name: str, value: npt.ArrayLike) -> Float64:
+        array = as_float64(self.operation, name, value)
+        require_shape(self.operation, name, array, (self.channels,))
+        return array
+
+
+def _begin(operation: str, x: npt.ArrayLike, axis: Any) -> tuple[_Axis, Float32]:
+    array = as_float32(operation, "x", x)
+    view = _Axis(operation, array.shape, axis)
+    return view, view.matrix(array)
+
+
+def batch_norm_forward(
+    x: npt.ArrayLike,
+    gamma: npt.ArrayLike | None = None,
+    beta: npt.ArrayLike | None = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-3,
+    activation: Activation = None,
+    alpha: float = 0.2,
+    residual: npt.ArrayLike | None = None,
+    out: Sequence[npt.NDArray[Any] | None] | None = None,
+) -> tuple[Float32, Float64, Float64]:
+    """Normalise with the statistics of the batch; returns y, mean, variance.
+
+    y = act((x - mean) / sqrt(variance + epsilon) gamma + beta + residual)
+
+    mean and variance are taken over all axes but `axis`, biased, float64, of shape (C,); gamma None means ones, beta
+    None zeros. x: any rank of 2 or more; y and residual: its shape. out: (y, mean, variance), each an array or None.
+
+    Raises ValueError for shapes that do not fit or no rows, TypeError for arrays that are not of real numbers.
+    """
+    op = "batch_norm_forward"
+    view, xs = _begin(op, x, axis)
+    gs, bs, rs = view.vector("gamma", gamma), view.vector("beta", beta), view.take("residual", residual)
+    code = activation_code(op, activation)
+    wanted = [(view.shape, "float32"), ((view.channels,), "float64"), ((view.channels,), "float64")]
+    y, mean, variance = results(op, out, wanted, (x, gamma, beta, residual))
+    assert y is not None and mean is not None and variance is not None
+    target = view.target(y)
+    _core.batch_norm_forward(xs, gs, bs, rs, target, mean, variance, epsilon, code, alpha)
+    view.finish(y, target)
+    return y, mean, variance
+
+
+def batch_norm_inference(
+    x: npt.ArrayLike,
+    gamma: npt.ArrayLike | None,
+    beta: npt.ArrayLike | None,
+    moving_mean: npt.ArrayLike,
+    moving_variance: npt.ArrayLike,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-3,
+    activation: Activation = None,
+    alpha: float = 0.2,
+    residual: npt.ArrayLike | None = None,
+    out: Float32 | None = None,
+) -> Float32:
+    """Normalise with given statistics.
+
+    y = act((x - moving_mean) / sqrt(moving_variance + epsilon) gamma + beta + residual)
+
+    Raises ValueError for shapes that do not fit, TypeError for arrays that are not of real numbers.
+    """
+    op = "batch_norm_inference"
+    view, xs = _begin(op, x, axis)
+    gs, bs, rs = view.vector("gamma", gamma), view.vector("beta", beta), view.take("residual", residual)
+    ms, vs = view.statistic("moving_mean", moving_mean), view.statistic("moving_variance", moving_variance)
+    code = activation_code(op, activation)
+    y = result(op, out, view.shape, (x, gamma, beta, moving_mean, moving_variance, residual))
+    target = view.target(y)
+    _core.batch_norm_inference(xs, gs, bs, ms, vs, rs, target, epsilon, code, alpha)
+    view.finish(y, target)
+    return y
+
+
+def _check_activation_source(op: str, activation: str | None, code: int, y: Any, beta: Any, residual: bool) -> None:
+    if code != _core.LINEAR and y is None and (beta is None or residual):
+        raise ValueError(
+            f"{op}: with an activation y is needed, or beta where nothing was added. "
+            f"Received: activation={activation!r}, y=None, beta={'None' if beta is None else 'an array'}, "
+            f"residual={residual}"
+        )
+
+
+def batch_norm_backward(
+    dy: npt.ArrayLike,
+    x: npt.ArrayLike,
+    gamma: npt.ArrayLike | None,
+    mean: npt.ArrayLike,
+    variance: npt.ArrayLike,
+    *,
+    beta: npt.ArrayLike | None = None,
+    axis: int = -1,
+    epsilon: float = 1e-3,
+    y: npt.ArrayLike | None = None,
+    activation: Activation = None,
+    alpha: float = 0.2,
+    residual: bool = False,
+    frozen: bool = False,
+    out: Sequence[Float32 | None] | None = None,
+) -> tuple[Float32, ...]:
+    """Gradients (dx, dgamma, dbeta) of `batch_norm_forward`, and dresidual as a fourth where `residual` is true.
+
+    With dy' = dy act'(y), xc = x - mean, r = 1 / sqrt(variance + epsilon) and n rows:
+    dbeta = sum dy', dgamma = r sum dy' xc, dx = gamma r (dy' - dbeta / n - xc r dgamma / n), dresidual = dy'.
+    frozen: mean and variance are constants (inference statistics), and dx = gamma r dy'.
+
+    With an activation y (the forward result) is needed, or beta where no residual was added.
+    out: one array or None for each gradient.
+
+    Raises ValueError for shapes that do not fit, TypeError for arrays that are not of real numbers.
+    """
+    op = "batch_norm_backward"
+    view, xs = _begin(op, x, axis)
+    dys, ys = view.take("dy", dy), view.take("y", y)
+    gs, bs = view.vector("gamma", gamma), view.vector("beta", beta)
+    ms, vs = view.statistic("mean", mean), view.statistic("variance", variance)
+    code = activation_code(op, activation)
+    _check_activation_source(op, activation, code, y, beta, residual)
+    vector = ((view.channels,), "float32")
+    wanted = [(view.shape, "float32"), vector, vector] + [(view.shape, "float32")] * bool(residual)
+    arrays = results(op, out, wanted, (dy, x, gamma, mean, variance, beta, y))
+    dx, dgamma, dbeta = arrays[:3]
+    dresidual = arrays[3] if residual else None
+    to_x, to_residual = view.target(dx), view.target(dresidual)
+    _core.batch_norm_backward(
+        dys, xs, gs, bs, ms, vs, ys, to_x, dgamma, dbeta, to_residual, epsilon, code, alpha, bool(residual), bool(frozen)
+    )
+    view.finish(dx, to_x)
+    view.finish(dresidual, to_residual)
+    return tuple(array for array in arrays if array is not None)
+
+
+def batch_norm_partial(x: npt.ArrayLike, *, axis: int = -1) -> tuple[int, Float64, Float64]:
+    """Statistics of one shard of a batch, for `batch_norm_merge`: count, mean, m2 = sum (x - mean)^2 per channel."""
+    op = "batch_norm_partial"
+    view, xs = _begin(op, x, axis)
+    mean, m2 = np.empty(view.channels), np.empty(view.channels)
+    _core.batch_norm_partial(xs, mean, m2)
+    return view.matrix_shape[0], mean, m2
+
+
+def batch_norm_merge(
+    counts: npt.ArrayLike, means: npt.ArrayLike, m2s: npt.ArrayLike
+) -> tuple[Float64, Float64]:
+    """Mean and biased variance of a whole batch from its shards, merged in the order given (Chan et al. 1979).
+
+    counts: (shards,) integers; means, m2s: (shards, C), one row per result of `batch_norm_partial`.
+    """
+    op = "batch_norm_merge"
+    ns = as_array(op, "counts", counts)
+    if ns.dtype.kind not in "iu":
+        raise TypeError(f"{op}: counts must be integers. Received: dtype {ns.dtype}")
+    ns = np.ascontiguousarray(ns, np.int64)
+    ms, ss = as_float64(op, "means", means), as_float64(op, "m2s", m2s)
+    if ms.ndim != 2:
+        raise ValueError(f"{op}: means must have shape (shards, channels). Received: means.shape={ms.shape}")
+    mean, variance = np.empty(ms.shape[1]), np.empty(ms.shape[1])
+    _core.batch_norm_merge(ns, ms, ss, mean, variance)
+    return mean, variance
+
+
+def batch_norm_backward_partial(
+    dy: npt.ArrayLike,
+    x: npt.ArrayLike,
+    gamma: npt.ArrayLike | None,
+    mean: npt.ArrayLike,
+    variance: npt.ArrayLike,
+    *,
+    beta: npt.ArrayLike | None = None,
+    axis: int = -1,
+    epsilon: float = 1e-3,
+    y: npt.ArrayLike | None = None,
+    activation: Activation = None,
+    alpha: float = 0.2,
+    residual: bool = False,
+) -> tuple[Float64, Float64]:
+    """Sums of one shard for the backward pass: sum dy' and sum dy' (x - mean) per channel, float64.
+
+    Add them up over all shards; then dbeta is the first, dgamma the second times r = 1 / sqrt(variance + epsilon), and
+    `batch_norm_backward_apply` gives each shard's dx. mean and variance are those of the whole batch.
+    """
+    op = "batch_norm_backward_partial"
+    view, xs = _begin(op, x, axis)
+    dys, ys = view.take("dy", dy), view.take("y", y)
+    gs, bs = view.vector("gamma", gamma), view.vector("beta", beta)
+    ms, vs = view.statistic("mean", mean), view.statistic("variance", variance)
+    code = activation_code(op, activation)
+    _check_activation_source(op, activation, code, y, beta, residual)
+    sum_dy, sum_dy_xc = np.empty(view.channels), np.empty(view.channels)
+    _core.batch_norm_backward_partial(
+        dys, xs, gs, bs, ms, vs, ys, sum_dy, sum_dy_xc, epsilon, code, alpha, bool(residual)
+    )
+    return sum_dy, sum_dy_xc
+
+
+def batch_norm_backward_apply(
+    dy: npt.ArrayLike,
+    x: npt.ArrayLike,
+    gamma: npt.ArrayLike | None,
+    mean: npt.ArrayLike,
+    variance: npt.ArrayLike,
+    sum_dy: npt.ArrayLike,
+    sum_dy_xc: npt.ArrayLike,
+    total_rows: int,
+    *,
+    beta: npt.ArrayLike | None = None,
+    axis: int = -1,
+    epsilon: float = 1e-3,
+    y: npt.ArrayLike | None = None,
+    activation: Activation = None,
+    alpha: float = 0.2,
+    residual: bool = False,
+) -> tuple[Float32, ...]:
+    """dx of one shard (and dresidual where `residual` is true) from the sums over all shards and their row count."""
+    op = "batch_norm_backward_apply"
+    view, xs = _begin(op, x, axis)
+    dys, ys = view.take("dy", dy), view.take("y", y)
+    gs, bs = view.vector("gamma", gamma), view.vector("beta", beta)
+    ms, vs = view.statistic("mean", mean), view.statistic("variance", variance)
+    s1, s2 = view.statistic("sum_dy", sum_dy), view.statistic("sum_dy_xc", sum_dy_xc)
+    rows = integer(op, "total_rows", total_rows)
+    code = activation_code(op, activation)
+    _check_activation_source(op, activation, code, y, beta, residual)
+    dx = allocate(op, view.shape, "float32")
+    dresidual = allocate(op, view.shape, "float32") if residual else None
+    to_x, to_residual = view.target(dx), view.target(dresidual)
+    _core.batch_norm_backward_apply(
+        dys, xs, gs, bs, ms, vs, ys, s1, s2, rows, to_x, to_residual, epsilon, code, alpha, bool(residual)
+    )
+    view.finish(dx, to_x)
+    view.finish(dresidual, to_residual)
+    return (dx,) if dresidual is None else (dx, dresidual)

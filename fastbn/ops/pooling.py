@@ -1,0 +1,206 @@
+"""Max, average and global average pooling of images, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbn import _core
+from fastbn._arrays import Float32, Shape, as_array, as_float32, integer, pair, require_rank, require_shape, result, results
+from fastbn.ops._options import DataFormat, Padding, first_shape, is_channels_first, resolve_padding, to_first, to_last
+
+Index = npt.NDArray[Any]
+
+
+def _geometry(op: str, pool_size: Any, strides: Any, padding: Any) -> dict[str, Any]:
+    size = pair(op, "pool_size", pool_size)
+    kind, pads = resolve_padding(op, padding)
+    return {
+        "pool_size": size,
+        "strides": size if strides is None else pair(op, "strides", strides),
+        "padding": kind,
+        "pads": pads,
+    }
+
+
+def _images(op: str, name: str, value: npt.ArrayLike, first: bool) -> Float32:
+    array = as_float32(op, name, value)
+    require_rank(op, name, array, 4)
+    return to_last(array) if first else array
+
+
+def _x_shape(op: str, x_shape: Sequence[int], first: bool) -> Shape:
+    """The channels_last shape of the forward function's input."""
+    shape = tuple(integer(op, "x_shape", extent) for extent in x_shape)
+    if len(shape) != 4 or min(shape) < 0:
+        raise ValueError(f"{op}: x_shape must be four sizes. Received: x_shape={shape}")
+    return (shape[0], shape[2], shape[3], shape[1]) if first else shape
+
+
+def max_pool2d_forward(
+    x: npt.ArrayLike,
+    pool_size: int | Sequence[int] = 2,
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "valid",
+    *,
+    data_format: DataFormat = "channels_last",
+    out: Sequence[npt.NDArray[Any] | None] | None = None,
+) -> tuple[Float32, Index]:
+    """The maximum of each window; returns y and the index of the maximum in its window.
+
+    index = ky * pool_width + kx of the first maximum in row-major order, uint8 for windows of up to 256 cells, else
+    int32; `max_pool2d_backward` takes it. NaN wins, padding never does. strides None: the pool size.
+    out: (y, index), each an array or None.
+
+    Raises ValueError for shapes or options that do not fit, TypeError for arrays that are not of real numbers.
+    """
+    op = "max_pool2d_forward"
+    first = is_channels_first(op, data_format)
+    xs = _images(op, "x", x, first)
+    geometry = _geometry(op, pool_size, strides, padding)
+    extents, wide = _core.pool2d_output_shape(xs.shape, **geometry)
+    shape: Shape = tuple(extents)
+    outer = first_shape(shape) if first else shape
+    index_dtype = np.int32 if wide else np.uint8
+    y, index = results(op, out, [(outer, "float32"), (outer, index_dtype)], (x,))
+    assert y is not None and index is not None
+    if first:
+        y_last, index_last = np.empty(shape, np.float32), np.empty(shape, index_dtype)
+        _core.max_pool2d_forward(xs, y_last, index_last, **geometry)
+        y[...] = to_first(y_last)
+        index[...] = to_first(index_last)
+    else:
+        _core.max_pool2d_forward(xs, y, index, **geometry)
+    return y, index
+
+
+def max_pool2d_backward(
+    dy: npt.ArrayLike,
+    index: npt.ArrayLike,
+    x_shape: Sequence[int],
+    pool_size: int | Sequence[int] = 2,
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "valid",
+    *,
+    data_format: DataFormat = "channels_last",
+    out: Float32 | None = None,
+) -> Float32:
+    """dx of `max_pool2d_forward`: each dy goes to the cell that its window's index names, summed where windows overlap.
+
+    Raises ValueError for shapes or options that do not fit, TypeError for arrays that are not of real numbers.
+    """
+    op = "max_pool2d_backward"
+    first = is_channels_first(op, data_format)
+    shape = _x_shape(op, x_shape, first)
+    geometry = _geometry(op, pool_size, strides, padding)
+    dys = _images(op, "dy", dy, first)
+    chosen = as_array(op, "index", index)
+    require_rank(op, "index", chosen, 4)
+    extents, wide = _core.pool2d_output_shape(shape, **geometry)
+    dtype = np.dtype(np.int32 if wide else np.uint8)
+    if chosen.dtype != dtype:
+        raise TypeError(f"{op}: index must have dtype {dtype} for this window. Received: dtype {chosen.dtype}")
+    chosen = to_last(chosen) if first else np.ascontiguousarray(chosen)
+    require_shape(op, "dy", dys, tuple(extents))
+    require_shape(op, "index", chosen, tuple(extents))
+    dx = result(op, out, first_shape(shape) if first else shape, (dy, index))
+    target = result(op, None, shape, ()) if first else dx
+    _core.max_pool2d_backward(dys, chosen, target, **geometry)
+    if first:
+        dx[...] = to_first(target)
+    return dx
+
+
+def avg_pool2d_forward(
+    x: npt.ArrayLike,
+    pool_size: int | Sequence[int] = 2,
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "valid",
+    *,
+    data_format: DataFormat = "channels_last",
+    out: Float32 | None = None,
+) -> Float32:
+    """The average of each window over its cells inside the image (padding does not count, as Keras).
+
+    Raises ValueError for shapes or options that do not fit, TypeError for arrays that are not of real numbers.
+    """
+    op = "avg_pool2d_forward"
+    first = is_channels_first(op, data_format)
+    xs = _images(op, "x", x, first)
+    geometry = _geometry(op, pool_size, strides, padding)
+    shape: Shape = tuple(_core.pool2d_output_shape(xs.shape, **geometry)[0])
+    y = result(op, out, first_shape(shape) if first else shape, (x,))
+    target = result(op, None, shape, ()) if first else y
+    _core.avg_pool2d_forward(xs, target, **geometry)
+    if first:
+        y[...] = to_first(target)
+    return y
+
+
+def avg_pool2d_backward(
+    dy: npt.ArrayLike,
+    x_shape: Sequence[int],
+    pool_size: int | Sequence[int] = 2,
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "valid",
+    *,
+    data_format: DataFormat = "channels_last",
+    out: Float32 | None = None,
+) -> Float32:
+    """dx of `avg_pool2d_forward`: each dy is shared evenly by the cells of its window inside the image.
+
+    Raises ValueError for shapes or options that do not fit, TypeError for arrays that are not of real numbers.
+    """
+    op = "avg_pool2d_backward"
+    first = is_channels_first(op, data_format)
+    shape = _x_shape(op, x_shape, first)
+    geometry = _geometry(op, pool_size, strides, padding)
+    dys = _images(op, "dy", dy, first)
+    require_shape(op, "dy", dys, tuple(_core.pool2d_output_shape(shape, **geometry)[0]))
+    dx = result(op, out, first_shape(shape) if first else shape, (dy,))
+    target = result(op, None, shape, ()) if first else dx
+    _core.avg_pool2d_backward(dys, target, **geometry)
+    if first:
+        dx[...] = to_first(target)
+    return dx
+
+
+def global_avg_pool2d_forward(
+    x: npt.ArrayLike, *, data_format: DataFormat = "channels_last", out: Float32 | None = None
+) -> Float32:
+    """The average over all pixels: (N, H, W, C) -> (N, C).
+
+    Raises ValueError for other ranks, TypeError for arrays that are not of real numbers.
+    """
+    op = "global_avg_pool2d_forward"
+    xs = _images(op, "x", x, is_channels_first(op, data_format))
+    y = result(op, out, (xs.shape[0], xs.shape[3]), (x,))
+    _core.global_avg_pool2d_forward(xs, y)
+    return y
+
+
+def global_avg_pool2d_backward(
+    dy: npt.ArrayLike,
+    x_shape: Sequence[int],
+    *,
+    data_format: DataFormat = "channels_last",
+    out: Float32 | None = None,
+) -> Float32:
+    """dx of `global_avg_pool2d_forward`: dy / pixels everywhere.
+
+    Raises ValueError for shapes that do not fit, TypeError for arrays that are not of real numbers.
+    """
+    op = "global_avg_pool2d_backward"
+    first = is_channels_first(op, data_format)
+    shape = _x_shape(op, x_shape, first)
+    dys = as_float32(op, "dy", dy)
+    require_shape(op, "dy", dys, (shape[0], shape[3]))
+    dx = result(op, out, first_shape(shape) if first else shape, (dy,))
+    target = result(op, None, shape, ()) if first else dx
+    _core.global_avg_pool2d_backward(dys, target)
+    if first:
+        dx[...] = to_first(target)
+    return dx
