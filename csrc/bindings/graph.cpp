@@ -49,6 +49,14 @@ const std::map<std::string, Field>& fields() {
        }},
       {"groups", [](fbn_layer& l, const py::handle& v) { l.conv.groups = v.cast<int64_t>(); }},
       {"padding", [](fbn_layer& l, const py::handle& v) { l.conv.padding = l.pool.padding = v.cast<int32_t>(); }},
+      {"pads",
+       [](fbn_layer& l, const py::handle& v) {
+         const auto pads = v.cast<Pads>();
+         l.conv.pad_top = l.pool.pad_top = pads[0];
+         l.conv.pad_bottom = l.pool.pad_bottom = pads[1];
+         l.conv.pad_left = l.pool.pad_left = pads[2];
+         l.conv.pad_right = l.pool.pad_right = pads[3];
+       }},
       {"pool_size",
        [](fbn_layer& l, const py::handle& v) {
          const auto size = v.cast<Pair>();

@@ -112,6 +112,15 @@ class Program {
   double learning_rate() const { return fbn_program_get_learning_rate(program_.get()); }
   void set_learning_rate(double rate) { check(fbn_program_set_learning_rate(program_.get(), rate)); }
 
+  void set_max_batch(int64_t max_batch) {
+    fbn_status status;
+    {
+      py::gil_scoped_release release;
+      status = fbn_program_set_max_batch(program_.get(), max_batch);
+    }
+    check(status);
+  }
+
   std::string describe() const {
     size_t needed = 0;
     check(fbn_program_describe(program_.get(), nullptr, 0, &needed));
@@ -214,9 +223,10 @@ class Program {
 
   const void* take_labels(Operands& operands, const py::object& y, const Rows& rows) const {
     const int64_t skip = rows.index == nullptr ? rows.begin : 0;
-    if (labels_dtype_ == FBN_INT32) return operands.in<int32_t>(y, "y", {rows.total}) + skip;
-    const Shape shape = batch_shape(rows.total, output_);
-    return operands.in<float>(y, "y", shape) + skip * row_size(shape);
+    Shape shape = batch_shape(rows.total, output_);
+    if (labels_dtype_ != FBN_INT32) return operands.in<float>(y, "y", shape) + skip * row_size(shape);
+    shape.pop_back();  // one class number in place of the last axis
+    return operands.in<int32_t>(y, "y", shape) + skip * row_size(shape);
   }
 
   static py::tuple to_tuple(const fbn_step_result& r) {
@@ -262,6 +272,8 @@ void register_program(py::module_& m) {
       .def("set", &Program::set, py::arg("parameter"), py::arg("what"), py::arg("value"))
       .def_property("iteration", &Program::iteration, &Program::set_iteration)
       .def_property("learning_rate", &Program::learning_rate, &Program::set_learning_rate)
+      .def("set_max_batch", &Program::set_max_batch, py::arg("max_batch"),
+           "Plan steps for another capacity; weights, slots and the iteration stay.")
       .def("describe", &Program::describe, "What was fused, stored and recomputed, phase by phase.")
       .def("costs", &Program::costs, py::arg("batch"), "The rows of the cost table for a step of `batch` samples.")
       .def("reset_costs", &Program::reset_costs);

@@ -13,7 +13,14 @@ void register_runtime(py::module_& m) {
   m.def("num_threads_reason", &fbn_num_threads_reason, "What decided the number of threads.");
   m.def("isa_compiled", &fbn_isa_compiled, "Instruction sets in this build, best first, comma-separated.");
   m.def("isa_found", &fbn_isa_found, "Instruction sets that this machine has.");
-  m.def("isa_in_use", &fbn_isa_in_use, "The instruction set in use.");
+  m.def(
+      "isa_in_use",
+      [] {
+        const char* name = fbn_isa_in_use();
+        if (name == nullptr) raise(PyExc_ValueError, fbn_last_error());
+        return std::string(name);
+      },
+      "The instruction set in use.");
   m.def(
       "set_isa", [](const std::string& name) { check(fbn_set_isa(name.c_str())); }, py::arg("name"),
       "Choose an instruction set; not while anything else runs.");

@@ -55,9 +55,7 @@ def softmax_cross_entropy_forward(
     op = "softmax_cross_entropy_forward"
     zs, shape = _rows(op, "logits", logits)
     ts = _labels(op, labels, zs.shape)
-    loss, probabilities = results(
-        op, out, [(zs.shape[:-1], "float32"), (zs.shape, "float32")], (logits, labels)
-    )
+    loss, probabilities = results(op, out, [(zs.shape[:-1], "float32"), (zs.shape, "float32")], (logits, labels))
     assert loss is not None and probabilities is not None
     _core.softmax_cross_entropy_forward(zs.reshape(shape), ts, loss.reshape(shape[0]), probabilities.reshape(shape))
     return loss, probabilities

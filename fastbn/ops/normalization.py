@@ -203,7 +203,22 @@ def batch_norm_backward(
     dresidual = arrays[3] if residual else None
     to_x, to_residual = view.target(dx), view.target(dresidual)
     _core.batch_norm_backward(
-        dys, xs, gs, bs, ms, vs, ys, to_x, dgamma, dbeta, to_residual, epsilon, code, alpha, bool(residual), bool(frozen)
+        dys,
+        xs,
+        gs,
+        bs,
+        ms,
+        vs,
+        ys,
+        to_x,
+        dgamma,
+        dbeta,
+        to_residual,
+        epsilon,
+        code,
+        alpha,
+        bool(residual),
+        bool(frozen),
     )
     view.finish(dx, to_x)
     view.finish(dresidual, to_residual)
@@ -219,9 +234,7 @@ def batch_norm_partial(x: npt.ArrayLike, *, axis: int = -1) -> tuple[int, Float6
     return view.matrix_shape[0], mean, m2
 
 
-def batch_norm_merge(
-    counts: npt.ArrayLike, means: npt.ArrayLike, m2s: npt.ArrayLike
-) -> tuple[Float64, Float64]:
+def batch_norm_merge(counts: npt.ArrayLike, means: npt.ArrayLike, m2s: npt.ArrayLike) -> tuple[Float64, Float64]:
     """Mean and biased variance of a whole batch from its shards, merged in the order given (Chan et al. 1979).
 
     counts: (shards,) integers; means, m2s: (shards, C), one row per result of `batch_norm_partial`.

@@ -9,7 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._arrays import Float32, Shape, as_array, as_float32, integer, pair, require_rank, require_shape, result, results
+from fastbn._arrays import (
+    Float32,
+    Shape,
+    as_array,
+    as_float32,
+    integer,
+    pair,
+    require_rank,
+    require_shape,
+    result,
+    results,
+)
 from fastbn.ops._options import DataFormat, Padding, first_shape, is_channels_first, resolve_padding, to_first, to_last
 
 Index = npt.NDArray[Any]

@@ -1,0 +1,58 @@
+"""Weights in a .npz file: written whole or not at all, and checked before any is taken."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from fastbn._arrays import Float32
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Float32]) -> None:
+    """Write through a temporary file beside `path` that takes its place at the end."""
+    target = Path(path)
+    if target.suffix != ".npz":
+        raise ValueError(f"save_weights: weights are written as .npz files. Received: {os.fspath(path)!r}")
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **dict(arrays))  # type: ignore[arg-type]  # its stub takes the names for its own options
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_arrays(path: str | os.PathLike[str], wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Float32]:
+    """The arrays of these names and shapes.
+
+    Raises ValueError, naming the file, where it is damaged or belongs to another model; OSError where it is not there.
+    """
+    file = os.fspath(path)
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"load_weights: not a readable .npz file of weights ({error}). Received: {file!r}") from None
+    if set(arrays) != set(wanted):
+        missing, extra = sorted(set(wanted) - set(arrays)), sorted(set(arrays) - set(wanted))
+        raise ValueError(
+            f"load_weights: the file must hold this model's weights. Received: {file!r}, without {missing}, with {extra}"
+        )
+    for name, shape in wanted.items():
+        if arrays[name].shape != shape or arrays[name].dtype != np.float32:
+            raise ValueError(
+                f"load_weights: {name} must be float32 of shape {shape}. "
+                f"Received: {arrays[name].dtype} of shape {arrays[name].shape} in {file!r}"
+            )
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}

@@ -1,0 +1,53 @@
+"""The table of `model.summary()`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastbn.models.engine import Engine
+
+
+def print_summary(name: str, engine: Engine, line_length: int | None, print_fn: Callable[[str], Any] | None) -> None:
+    """Layers with output shapes, parameters and forward multiply-adds of one sample, then totals."""
+    from rich.console import Console
+    from rich.table import Table
+
+    network = engine.network
+    branched = (
+        any(len(t.inputs) > 1 for t in network.tensors)
+        or len({i.number for t in network.tensors for i in t.inputs}) < len(network.tensors) - 1
+    )
+    table = Table(title=f'Model: "{name}"', title_justify="left")
+    table.add_column("Layer (type)")
+    table.add_column("Output shape")
+    table.add_column("Parameters", justify="right")
+    table.add_column("Multiply-adds", justify="right")
+    if branched:
+        table.add_column("Connected to")
+    trainable = other = multiply_adds = 0
+    for tensor in network.tensors:
+        cost = network.cost(tensor)
+        trainable, other, multiply_adds = trainable + cost[0], other + cost[1], multiply_adds + cost[2]
+        layer = tensor.layer
+        row = [
+            f"{layer.name} ({type(layer).__name__})",
+            str(network.outer_shape(tensor)),
+            f"{cost[0] + cost[1]:,}",
+            f"{cost[2]:,}",
+        ]
+        table.add_row(*row, *[", ".join(i.layer.name for i in tensor.inputs)] * branched)
+    console = Console(width=line_length, markup=False, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+        console.print(f" Total parameters: {trainable + other:,}")
+        console.print(f" Trainable parameters: {trainable:,}")
+        console.print(f" Non-trainable parameters: {other:,}")
+        console.print(f" Multiply-adds a sample, forward: {multiply_adds:,}")
+    text = captured.get().rstrip("\n")
+    if print_fn is None:
+        print(text, flush=True)
+        return
+    for line in text.splitlines():
+        print_fn(line)

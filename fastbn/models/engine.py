@@ -1,0 +1,202 @@
+"""The program behind a model: a network with settings, planned in C++, and weights that move between programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbn import _core
+from fastbn._arrays import Float32, Shape, allocate
+from fastbn.layers.core import Activation, Dense, InputLayer, Softmax
+from fastbn.layers.images import Conv2D
+from fastbn.layers.layer import Layer, Network, Tensor
+from fastbn.layers.shaping import Rescaling
+from fastbn.losses import Loss
+from fastbn.metrics import Metric
+from fastbn.ops._options import algorithm_code
+from fastbn.optimizers import Optimizer
+
+CHUNK = 4096  # rows of one call of evaluate or predict: between calls an interrupt is seen
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `compile` was given."""
+
+    optimizer: Optimizer
+    loss: Loss
+    metrics: tuple[Metric, ...] = ()
+    conv_algorithm: str = "auto"
+    keep_gradients: bool = False
+
+    def check_output(self, output: Tensor) -> None:
+        """Raises NotImplementedError where the loss and the model's last activation do not belong together."""
+        if self.loss.kind != _core.LOSS_SOFTMAX_CROSS_ENTROPY:
+            return
+        layer = output.layer
+        ends_in_softmax = isinstance(layer, Softmax) or (
+            isinstance(layer, (Activation, Dense, Conv2D)) and layer.activation == "softmax"
+        )
+        if ends_in_softmax == self.loss.from_logits:
+            state = "ends in softmax" if ends_in_softmax else "does not end in softmax"
+            raise NotImplementedError(
+                f"compile: {self.loss.name} takes a model that ends in softmax, or from_logits=True and one that does "
+                f"not. Received: from_logits={self.loss.from_logits}, and the model {state}"
+            )
+
+
+@dataclass
+class Totals:
+    """Sums over the samples of some steps, and the logs made of them."""
+
+    training: Training
+    rows: int = 1  # predictions in a sample: accuracy is their mean
+    loss: float = 0.0
+    samples: int = 0
+    sums: dict[str, float] = field(default_factory=lambda: {"correct": 0, "absolute_error": 0, "squared_error": 0})
+
+    def add(self, result: tuple[float, int, int, float, float]) -> None:
+        loss, samples, correct, absolute, squared = result
+        self.loss += loss * samples
+        self.samples += samples
+        sums = self.sums
+        sums["correct"] += correct / self.rows
+        sums["absolute_error"] += absolute
+        sums["squared_error"] += squared
+
+    def logs(self, prefix: str = "") -> dict[str, float]:
+        count = max(self.samples, 1)
+        logs = {f"{prefix}loss": self.loss / count}
+        for metric in self.training.metrics:
+            logs[prefix + metric.name] = self.sums[metric.source] / count
+        return logs
+
+
+class Engine:
+    """A network, its program and the places of its parameters."""
+
+    def __init__(
+        self,
+        output: Tensor,
+        seed: int,
+        training: Training | None = None,
+        input_dtype: int = _core.FLOAT32,
+        max_batch: int | None = None,
+        timing: bool = False,
+    ) -> None:
+        self.output = output
+        self.seed = seed
+        self.training = training
+        self.network = Network(output, input_dtype)
+        self.input = next(t for t in self.network.tensors if isinstance(t.layer, InputLayer))
+        self.input_dtype = _core.UINT8 if self._input_layer.dtype == "uint8" else input_dtype
+        self.input_shape = self.network.shape(self.input)
+        self.output_shape = self.network.shape(output)
+        self.capacity = max_batch  # None: the first step decides
+        options: dict[str, Any] = {}
+        if training is not None:
+            training.check_output(output)
+            options = {
+                "loss": training.loss.kind,
+                "labels_dtype": training.loss.labels_dtype,
+                "optimizer": training.optimizer.descriptor(),
+                "conv_algorithm": algorithm_code("compile", training.conv_algorithm),
+                "keep_gradients": training.keep_gradients,
+            }
+        self.program = _core.Program(
+            self.network.graph,
+            self.network.nodes[output.number],
+            max_batch=max_batch or 1,
+            seed=seed,
+            timing=timing,
+            **options,
+        )
+        self.parameters = {name: (i, shape) for i, (name, shape, _) in enumerate(self.program.parameters())}
+        self.trainable = {name for name, _, trainable in self.program.parameters() if trainable}
+        if training is not None:
+            training.optimizer.bind(self.program)
+
+    @property
+    def _input_layer(self) -> InputLayer:
+        assert isinstance(self.input.layer, InputLayer)
+        return self.input.layer
+
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether uint8 data can go in as they are: the input is read by Rescaling layers alone."""
+        readers = [t.layer for t in self.network.tensors if self.input in t.inputs]
+        return self._input_layer.dtype is None and all(isinstance(layer, Rescaling) for layer in readers)
+
+    def with_input(self, input_dtype: int) -> Engine:
+        """The same engine for data of another dtype, with its whole state."""
+        made = Engine(self.output, self.seed, self.training, input_dtype, self.capacity)
+        made.carry_weights(self)
+        made.carry_optimizer(self)
+        return made
+
+    def carry_weights(self, other: Engine) -> None:
+        """Take over the weights of another engine; parameters that it has not stay as they are."""
+        for name, (index, shape) in self.parameters.items():
+            if name in other.parameters and other.parameters[name][1] == shape:
+                self.program.set(index, "value", other.program.get(other.parameters[name][0]))
+
+    def carry_optimizer(self, other: Engine) -> None:
+        if self.training is None or other.training is None:
+            return
+        for name, slot in self.slots():
+            value = other.program.get(other.parameters[name][0], slot)
+            self.program.set(self.parameters[name][0], slot, value)
+        self.program.iteration = other.program.iteration
+
+    def slots(self) -> Iterator[tuple[str, str]]:
+        """(parameter, slot) of every array that the optimizer keeps."""
+        assert self.training is not None
+        names = self.training.optimizer.descriptor().slot_names
+        return ((parameter, slot) for parameter in self.parameters if parameter in self.trainable for slot in names)
+
+    def names_of(self, layer: Layer) -> list[str]:
+        """The parameters of a layer in Keras' order."""
+        return [name for name in self.parameters if name.rpartition("/")[0] == layer.name]
+
+    def get(self, name: str, what: str = "value") -> Float32:
+        return self.program.get(self.parameters[name][0], what)
+
+    def set(self, name: str, value: Float32, what: str = "value") -> None:
+        self.program.set(self.parameters[name][0], what, value)
+
+    def set_capacity(self, batch_size: int) -> None:
+        if self.capacity != batch_size:
+            self.program.set_max_batch(batch_size)
+            self.capacity = batch_size
+
+    @property
+    def rows(self) -> int:
+        """Predictions in a sample: one, or one for each pixel."""
+        return int(np.prod(self.output_shape[:-1], dtype=np.int64))
+
+    def outer(self, array: Float32) -> Float32:
+        """A result in the layout that images have outside."""
+        if self.network.channels_first and array.ndim == 4:
+            return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+        return array
+
+    def node_output(self, tensor: Tensor, x: npt.NDArray[Any]) -> Float32:
+        """The value of a layer in inference mode."""
+        node, shape = self.network.nodes[tensor.number], self.network.shape(tensor)
+        out = allocate("layer_outputs", (len(x), *shape), "float32")
+        for begin in range(0, len(x), CHUNK):
+            count = min(CHUNK, len(x) - begin)
+            self.program.node_output(node, x, None, begin, count, out[begin : begin + count])
+        return self.outer(out)
+
+    @property
+    def outer_input_shape(self) -> Shape:
+        return tuple(size for size in self.network.outer_shape(self.input) if size is not None)
+
+    @property
+    def outer_output_shape(self) -> Shape:
+        return tuple(size for size in self.network.outer_shape(self.output) if size is not None)

@@ -1,0 +1,650 @@
+"""Models: layers with weights that can be trained, evaluated and used."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastbn import _core, losses, metrics, optimizers
+from fastbn._arrays import Float32, allocate, as_float32, integer
+from fastbn._random import draw_seed, generator
+from fastbn.callbacks import Callback, CallbackList, History
+from fastbn.layers.core import InputLayer
+from fastbn.layers.layer import Layer, Network, OuterShape, Tensor, snake_case
+from fastbn.models._data import batch_size_of, inner_input, inner_labels, outer_input, reject
+from fastbn.models._files import read_arrays, write_arrays
+from fastbn.models._progress import EpochProgress, format_logs, resolve_verbose
+from fastbn.models._summary import print_summary
+from fastbn.models.engine import CHUNK, Engine, Totals, Training
+
+Array = npt.NDArray[Any]
+Callbacks = Iterable[Callback] | None
+
+
+class Model:
+    """A network from one symbolic input to one symbolic output.
+
+    Example:
+        inputs = fastbn.Input((28, 28, 1))
+        outputs = layers.Dense(10, activation="softmax")(layers.Flatten()(inputs))
+        model = fastbn.Model(inputs, outputs)
+
+    Raises ValueError where the output does not depend on the input, or on another one too.
+    """
+
+    def __init__(self, inputs: Any = None, outputs: Any = None, name: str | None = None) -> None:
+        self._set_name(name)
+        source, output = _single("inputs", inputs), _single("outputs", outputs)
+        network = Network(output)
+        read = [t for t in network.tensors if isinstance(t.layer, InputLayer)]
+        if read != [source]:
+            raise ValueError(
+                f"Model: outputs must depend on inputs and on nothing else. "
+                f"Received: inputs={source.layer.name}, read are {[t.layer.name for t in read]}"
+            )
+        taken: set[str] = set()
+        for tensor in network.tensors:
+            tensor.layer.adopt(self)
+            tensor.layer.name_among(taken)
+        self._output: Tensor | None = output
+
+    def _set_name(self, name: str | None) -> None:
+        self.name = snake_case(type(self).__name__) if name is None else name
+        self.stop_training = False
+        self.history: History | None = None
+        self._output = None
+        self._seed: int | None = None
+        self._training: Training | None = None
+        self._engine: Engine | None = None
+        self._mixed_inputs = False  # uint8 and float data have come: bytes are converted from now on
+
+    # ----------------------------------------------------------------- structure
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers in the order they were applied."""
+        assert self._output is not None
+        return [tensor.layer for tensor in Network(self._output).tensors]
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """A layer by its name or place. Raises ValueError where there is none."""
+        layers = self.layers
+        if index is not None:
+            if not -len(layers) <= index < len(layers):
+                raise ValueError(f"get_layer: the model has {len(layers)} layers. Received: index={index}")
+            return layers[index]
+        for layer in layers:
+            if layer.name == name:
+                return layer
+        raise ValueError(f"get_layer: no layer of this name. Received: {name!r}, there are {[x.name for x in layers]}")
+
+    @property
+    def built(self) -> bool:
+        """Whether the input's shape is known."""
+        return self._output is not None
+
+    @property
+    def input(self) -> Tensor:
+        """The symbolic input."""
+        return self._require_engine("input").input
+
+    @property
+    def output(self) -> Tensor:
+        """The symbolic output."""
+        return self._require_engine("output").output
+
+    inputs = property(lambda self: [self.input], doc="The symbolic inputs: one.")
+    outputs = property(lambda self: [self.output], doc="The symbolic outputs: one.")
+
+    @property
+    def input_shape(self) -> OuterShape:
+        """The shape of the input, None for the batch."""
+        return (None, *self._require_engine("input_shape").outer_input_shape)
+
+    @property
+    def output_shape(self) -> OuterShape:
+        """The shape of the output, None for the batch."""
+        return (None, *self._require_engine("output_shape").outer_output_shape)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether any layer is trained; setting it sets all layers. Holds from the next `compile` on."""
+        return any(layer.trainable for layer in self.layers)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        for layer in self.layers:
+            layer.trainable = bool(value)
+
+    def _build(self, sample_shape: tuple[int, ...] | None) -> None:
+        """Make the symbolic output where it waits for the shape of the data."""
+
+    def _require_engine(self, operation: str, sample_shape: tuple[int, ...] | None = None) -> Engine:
+        """The engine, made now where there is none. Raises ValueError where the input's shape is not known."""
+        if self._engine is None:
+            self._build(sample_shape)
+            if self._output is None:
+                raise ValueError(
+                    f"{operation}: the model '{self.name}' has no weights before its input's shape is known: give the "
+                    "first layer input_shape=..., add fastbn.Input(...) first, or call build or fit"
+                )
+            if self._seed is None:
+                self._seed = draw_seed()
+            self._engine = Engine(self._output, self._seed, self._training)
+        return self._engine
+
+    def _require_training(self, operation: str, sample_shape: tuple[int, ...] | None = None) -> tuple[Engine, Training]:
+        if self._training is None:
+            raise ValueError(f"{operation}: the model must be compiled first. Call model.compile(optimizer, loss)")
+        return self._require_engine(operation, sample_shape), self._training
+
+    def _replace_engine(self) -> None:
+        """Make the program anew for other settings; the weights stay."""
+        if self._engine is not None:
+            old = self._engine
+            engine = Engine(old.output, old.seed, self._training, old.input_dtype)
+            engine.carry_weights(old)
+            self._engine = engine
+
+    def summary(self, line_length: int | None = None, print_fn: Callable[[str], Any] | None = None) -> None:
+        """Print layers, output shapes, parameters and forward multiply-adds of one sample, and their totals."""
+        print_summary(self.name, self._require_engine("summary"), line_length, print_fn)
+
+    def program(self) -> str:
+        """What was fused, stored and recomputed, phase by phase, as text."""
+        return self._require_engine("program").program.describe()
+
+    # ------------------------------------------------------------------- weights
+
+    def count_params(self) -> int:
+        """The number of weights."""
+        network = self._require_engine("count_params").network
+        return sum(sum(network.cost(tensor)[:2]) for tensor in network.tensors)
+
+    def multiply_adds(self) -> int:
+        """Forward multiply-adds of one sample."""
+        network = self._require_engine("multiply_adds").network
+        return sum(network.cost(tensor)[2] for tensor in network.tensors)
+
+    def get_weights(self) -> list[Float32]:
+        """Copies of all weights, layer by layer: kernel, bias; gamma, beta, moving_mean, moving_variance."""
+        engine = self._require_engine("get_weights")
+        return [engine.get(name) for name in engine.parameters]
+
+    def set_weights(self, weights: Sequence[npt.ArrayLike]) -> None:
+        """Set what `get_weights` returns. Raises ValueError for another number of arrays or other shapes."""
+        engine = self._require_engine("set_weights")
+        _set_all(engine, list(engine.parameters), weights)
+
+    def layer_weights(self, layer: Layer) -> list[Float32]:
+        """Copies of the weights of one layer."""
+        engine = self._require_engine("get_weights")
+        return [engine.get(name) for name in engine.names_of(layer)]
+
+    def set_layer_weights(self, layer: Layer, weights: Sequence[npt.ArrayLike]) -> None:
+        """Set the weights of one layer."""
+        engine = self._require_engine("set_weights")
+        _set_all(engine, engine.names_of(layer), weights)
+
+    def layer_cost(self, layer: Layer) -> tuple[int, int, int]:
+        """Trainable and other parameters of a layer, and its forward multiply-adds for one sample."""
+        return self._require_engine("layer_cost").network.cost(layer.output)
+
+    def save_weights(self, filepath: str | os.PathLike[str], overwrite: bool = True) -> None:
+        """Write all weights to a .npz file, whole or not at all.
+
+        Raises ValueError for another kind of file, FileExistsError where it is there and `overwrite` is false.
+        """
+        if not overwrite and os.path.exists(filepath):
+            raise FileExistsError(f"save_weights: the file is there already. Received: {os.fspath(filepath)!r}")
+        engine = self._require_engine("save_weights")
+        write_arrays(filepath, {name: engine.get(name) for name in engine.parameters})
+
+    def load_weights(self, filepath: str | os.PathLike[str]) -> None:
+        """Read weights that `save_weights` wrote for a model of the same layers. Takes all or none.
+
+        Raises ValueError where the file is damaged or belongs to another model, OSError where it is not there.
+        """
+        engine = self._require_engine("load_weights")
+        arrays = read_arrays(filepath, {name: shape for name, (_, shape) in engine.parameters.items()})
+        for name, array in arrays.items():
+            engine.set(name, array)
+
+    def gradients(self) -> dict[str, Float32]:
+        """Gradients of the last training step by parameter, for models compiled with keep_gradients=True."""
+        engine, training = self._require_training("gradients")
+        if not training.keep_gradients:
+            raise ValueError("gradients: compile the model with keep_gradients=True to keep them")
+        return {name: engine.get(name, "gradient") for name in engine.parameters if name in engine.trainable}
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """The optimizer's "iterations" and, for each "parameter:slot", a copy of its array."""
+        engine, _ = self._require_training("optimizer_state")
+        state: dict[str, Any] = {"iterations": engine.program.iteration}
+        for name, slot in engine.slots():
+            state[f"{name}:{slot}"] = engine.get(name, slot)
+        return state
+
+    def set_optimizer_state(self, state: Mapping[str, Any]) -> None:
+        """Set what `optimizer_state` returns. Raises ValueError where names or shapes differ."""
+        op = "set_optimizer_state"
+        engine, _ = self._require_training(op)
+        slots = {f"{name}:{slot}": (name, slot) for name, slot in engine.slots()}
+        if set(state) != {"iterations", *slots}:
+            raise ValueError(f"{op}: must hold {['iterations', *slots]}. Received: {list(state)}")
+        iterations = integer(op, "iterations", state["iterations"])
+        arrays = {key: as_float32(op, key, state[key]) for key in slots}
+        for key, (name, _) in slots.items():
+            if arrays[key].shape != engine.parameters[name][1]:
+                raise ValueError(
+                    f"{op}: {key} must have shape {engine.parameters[name][1]}. Received: {arrays[key].shape}"
+                )
+        engine.program.iteration = iterations
+        for key, (name, slot) in slots.items():
+            engine.set(name, arrays[key], slot)
+
+    # ------------------------------------------------------------------ training
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: Any = "auto",
+        *,
+        conv_algorithm: str = "auto",
+        keep_gradients: bool = False,
+    ) -> None:
+        """Choose optimizer, loss and metrics, and plan the training step. Weights stay, the optimizer's state does not.
+
+        conv_algorithm: "auto" takes the fastest convolutions, "direct" those with the smallest rounding errors.
+        keep_gradients: keep each step's gradients for `gradients()`. run_eagerly, steps_per_execution and jit_compile
+        are Keras' and without effect: every step is planned ahead.
+
+        Raises ValueError for unknown names, NotImplementedError for what Keras has and fastbn has not.
+        """
+        reject("compile", loss_weights=loss_weights, weighted_metrics=weighted_metrics)
+        chosen = optimizers.get(optimizer)
+        training = None
+        if loss is not None:
+            function = losses.get(loss)
+            named = tuple(_metrics(metrics, function))
+            training = Training(chosen, function, named, conv_algorithm, bool(keep_gradients))
+            if self._output is not None:
+                training.check_output(self._output)
+        before = self._training
+        self._training = training
+        try:
+            self._replace_engine()
+        except BaseException:
+            self._training = before
+            raise
+
+    @property
+    def optimizer(self) -> optimizers.Optimizer | None:
+        """The optimizer that the model was compiled with."""
+        return None if self._training is None else self._training.optimizer
+
+    @property
+    def loss(self) -> losses.Loss | None:
+        """The loss that the model was compiled with."""
+        return None if self._training is None else self._training.loss
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """Names of what `evaluate` returns."""
+        if self._training is None:
+            return []
+        return ["loss", *(metric.name for metric in self._training.metrics)]
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Callbacks = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+    ) -> History:
+        """Train for `epochs` epochs (numbered from `initial_epoch`) and return their history.
+
+        Each epoch takes the samples in an order drawn from the seed of `utils.set_random_seed` (shuffle), in batches of
+        `batch_size` (32), the last of which may be smaller. validation_split keeps the last fraction of the samples for
+        validation. An interrupt (Ctrl-C) between two batches leaves the model as the last step left it.
+
+        verbose: "auto" or 1 draws a progress bar on a terminal and prints a line an epoch, 2 prints the lines, 0 nothing.
+
+        Raises ValueError for shapes and values that do not fit, TypeError for arrays of other dtypes,
+        NotImplementedError for arguments of Keras' that are not built in.
+        """
+        op = "fit"
+        reject(op, class_weight=class_weight, sample_weight=sample_weight)
+        reject(op, steps_per_epoch=steps_per_epoch, validation_steps=validation_steps)
+        level = resolve_verbose(op, verbose)
+        size = batch_size_of(op, batch_size)
+        test_size = size if validation_batch_size is None else batch_size_of(op, validation_batch_size)
+        every = integer(op, "validation_freq", validation_freq)
+        first, last = integer(op, "initial_epoch", initial_epoch), integer(op, "epochs", epochs)
+        if first < 0 or last < 0 or every < 1:
+            raise ValueError(
+                f"{op}: epochs and initial_epoch must not be negative, and validation_freq be at least 1. "
+                f"Received: epochs={epochs}, initial_epoch={initial_epoch}, validation_freq={validation_freq}"
+            )
+        xs, ys = self._take(op, x, y)
+        validation = None
+        if validation_data is not None:
+            if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+                raise ValueError(f"{op}: validation_data must be (x, y). Received: {type(validation_data).__name__}")
+            reject(op, validation_sample_weight=validation_data[2] if len(validation_data) == 3 else None)
+            validation = self._take(op, validation_data[0], validation_data[1])
+            xs, ys = self._take(op, x, y)  # once more: the validation data may have changed the input's dtype
+        elif validation_split:
+            xs, ys, validation = _split(op, xs, ys, validation_split)
+        if not len(xs):
+            raise ValueError(f"{op}: there must be samples. Received: x.shape={xs.shape}")
+        engine, training = self._require_training(op)
+        engine.set_capacity(size)
+        history = History()
+        steps = -(-len(xs) // size)
+        params = {"epochs": last, "steps": steps, "verbose": level}
+        called = CallbackList([*(callbacks or ()), history], self, params)
+        self.history = history
+        self.stop_training = False
+        called.call("on_train_begin", None)
+        logs: dict[str, float] = {}
+        for epoch in range(first, last):
+            called.call("on_epoch_begin", epoch, None)
+            progress = EpochProgress(epoch, last, len(xs), level)
+            try:
+                logs = self._train_epoch(engine, training, xs, ys, size, shuffle, called, progress)
+                progress.trained()
+                if validation is not None and (epoch - first + 1) % every == 0:
+                    logs |= self._evaluate(engine, training, *validation, test_size, called).logs("val_")
+            finally:
+                progress.close()
+            called.call("on_epoch_end", epoch, logs)
+            progress.finish(logs)
+            if self.stop_training:
+                break
+        called.call("on_train_end", logs)
+        return history
+
+    def _train_epoch(
+        self,
+        engine: Engine,
+        training: Training,
+        x: Array,
+        y: Array,
+        batch_size: int,
+        shuffle: bool,
+        called: CallbackList,
+        progress: EpochProgress,
+    ) -> dict[str, float]:
+        """One epoch over the rows of x and y: a call for each batch, no copy of the data."""
+        samples = len(x)
+        order = generator().permutation(samples) if shuffle else None
+        totals = Totals(training, engine.rows)
+        program, optimizer, watched = engine.program, training.optimizer, called.train_batches
+        step, add, clock, due = program.train, totals.add, time.perf_counter, progress.due
+        rate = program.learning_rate
+        for batch, begin in enumerate(range(0, samples, batch_size)):
+            if watched:
+                called.call("on_train_batch_begin", batch, None)
+            if optimizer.learning_rate != rate:
+                rate = program.learning_rate = optimizer.learning_rate
+            add(step(x, y, order, begin, min(batch_size, samples - begin)))
+            if watched:
+                called.call("on_train_batch_end", batch, totals.logs())
+                if self.stop_training:
+                    break
+            if clock() > due:
+                progress.draw(totals.samples, totals.logs())
+                due = progress.due
+        return totals.logs()
+
+    def _evaluate(
+        self, engine: Engine, training: Training, x: Array, y: Array, batch_size: int, called: CallbackList
+    ) -> Totals:
+        totals = Totals(training, engine.rows)
+        watched = called.test_batches
+        # Results do not depend on the size of a call, so calls are large where nobody looks at batches.
+        size = batch_size if watched else max(batch_size, CHUNK)
+        called.call("on_test_begin", None)
+        for batch, begin in enumerate(range(0, len(x), size)):
+            if watched:
+                called.call("on_test_batch_begin", batch, None)
+            totals.add(engine.program.evaluate(x, y, None, begin, min(size, len(x) - begin)))
+            if watched:
+                called.call("on_test_batch_end", batch, totals.logs())
+        called.call("on_test_end", totals.logs())
+        return totals
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Callbacks = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Loss, or [loss, metrics...], or a dict by name, of the model in inference mode.
+
+        Raises ValueError for shapes and values that do not fit, TypeError for arrays of other dtypes.
+        """
+        op = "evaluate"
+        reject(op, sample_weight=sample_weight, steps=steps)
+        level = resolve_verbose(op, verbose)
+        size = batch_size_of(op, batch_size)
+        xs, ys = self._take(op, x, y)
+        if not len(xs):
+            raise ValueError(f"{op}: there must be samples. Received: x.shape={xs.shape}")
+        engine, training = self._require_training(op)
+        called = CallbackList(callbacks or (), self, {"steps": -(-len(xs) // size), "verbose": level})
+        logs = self._evaluate(engine, training, xs, ys, size, called).logs()
+        if level:
+            print(format_logs(logs), flush=True)
+        return _returned(logs, return_dict)
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Callbacks = None,
+    ) -> Float32:
+        """The model's output for each sample, in inference mode; prints nothing.
+
+        Raises ValueError for another shape, TypeError for arrays of other dtypes.
+        """
+        op = "predict"
+        reject(op, steps=steps)
+        resolve_verbose(op, verbose)
+        size = batch_size_of(op, batch_size)
+        xs = self._take_x(op, x)
+        engine = self._require_engine(op)
+        called = CallbackList(callbacks or (), self, {"steps": -(-len(xs) // size), "verbose": 0})
+        watched = called.predict_batches
+        size = size if watched else max(size, CHUNK)
+        out = allocate(op, (len(xs), *engine.output_shape), "float32")
+        called.call("on_predict_begin", None)
+        for batch, begin in enumerate(range(0, len(xs), size)):
+            count = min(size, len(xs) - begin)
+            if watched:
+                called.call("on_predict_batch_begin", batch, None)
+            engine.program.predict(xs, None, begin, count, out[begin : begin + count])
+            if watched:
+                called.call("on_predict_batch_end", batch, None)
+        called.call("on_predict_end", None)
+        return engine.outer(out)
+
+    def __call__(self, x: Any, training: bool = False) -> Float32:
+        """The model's output for an array, in inference mode. Raises NotImplementedError for symbolic values."""
+        if isinstance(x, Tensor):
+            raise NotImplementedError(f"model '{self.name}': a model inside another is not built in")
+        if training:
+            raise NotImplementedError(f"model '{self.name}': training happens in fit and train_on_batch")
+        return self.predict(x)
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """One training step on these samples; returns their loss, [loss, metrics...] or a dict by name.
+
+        The first call plans steps for batches of its size; smaller ones go through the same plan, larger ones make it
+        anew. The order of summation belongs to the plan: the same bits need the same largest batch.
+        """
+        op = "train_on_batch"
+        reject(op, sample_weight=sample_weight, class_weight=class_weight)
+        xs, ys = self._take(op, x, y)
+        if not len(xs):
+            raise ValueError(f"{op}: there must be samples. Received: x.shape={xs.shape}")
+        engine, training = self._require_training(op)
+        engine.set_capacity(max(len(xs), engine.capacity or 0))
+        if engine.program.learning_rate != training.optimizer.learning_rate:
+            engine.program.learning_rate = training.optimizer.learning_rate
+        totals = Totals(training, engine.rows)
+        totals.add(engine.program.train(xs, ys, None, 0, len(xs)))
+        return _returned(totals.logs(), return_dict)
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+        """Loss and metrics of these samples in inference mode, as `evaluate`."""
+        reject("test_on_batch", sample_weight=sample_weight)
+        return self.evaluate(x, y, verbose=0, return_dict=return_dict)
+
+    def predict_on_batch(self, x: Any) -> Float32:
+        """The model's output for these samples, as `predict`."""
+        return self.predict(x)
+
+    def layer_outputs(self, x: Any) -> dict[str, Float32]:
+        """The output of every layer by its name, in inference mode."""
+        xs = self._take_x("layer_outputs", x)
+        engine = self._require_engine("layer_outputs")
+        return {
+            tensor.layer.name: engine.node_output(tensor, xs)
+            for tensor in engine.network.tensors
+            if not isinstance(tensor.layer, InputLayer)
+        }
+
+    def costs(self, batch_size: int = 128, **options: Any) -> Any:
+        """What each layer costs in a training step: see `fastbn.costs.measure`."""
+        from fastbn import costs
+
+        return costs.measure(self, batch_size, **options)
+
+    def timed_engine(self, batch_size: int) -> Engine:
+        """A copy of the compiled program, with its weights, that measures every node; for `fastbn.costs`."""
+        engine, training = self._require_training("costs")
+        made = Engine(engine.output, engine.seed, training, engine.input_dtype, batch_size, timing=True)
+        made.carry_weights(engine)
+        training.optimizer.bind(engine.program)
+        return made
+
+    # ---------------------------------------------------------------------- data
+
+    def _take_x(self, operation: str, x: Any) -> Array:
+        """x as the program takes it; data of another dtype make the program anew where it can take them as they are."""
+        if x is None:
+            raise ValueError(f"{operation}: x is needed. Received: x=None")
+        if isinstance(x, (list, tuple)) and len(x) and isinstance(x[0], np.ndarray) and x[0].ndim > 1:
+            raise ValueError(f"{operation}: the model has one input. Received: a list of {len(x)} arrays")
+        if callable(getattr(x, "__next__", None)):
+            raise NotImplementedError(f"{operation}: x must be an array. Received: {type(x).__name__}")
+        if self._engine is None and self._output is None:
+            self._require_engine(operation, np.shape(x)[1:])
+        engine = self._require_engine(operation)
+        array = outer_input(operation, x, engine.outer_input_shape)
+        if engine.takes_bytes:
+            wanted = engine.input_dtype
+            if array.dtype != np.uint8 and engine.input_dtype == _core.UINT8:
+                wanted, self._mixed_inputs = _core.FLOAT32, True
+            elif array.dtype == np.uint8 and not self._mixed_inputs:
+                wanted = _core.UINT8
+            if wanted != engine.input_dtype:
+                engine = self._engine = engine.with_input(wanted)
+        return inner_input(operation, array, engine)
+
+    def _take(self, operation: str, x: Any, y: Any) -> tuple[Array, Array]:
+        if self._training is None:
+            raise ValueError(f"{operation}: the model must be compiled first. Call model.compile(optimizer, loss)")
+        xs = self._take_x(operation, x)
+        return xs, inner_labels(operation, y, len(xs), self._require_engine(operation))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} name={self.name}, built={self.built}>"
+
+
+def _single(name: str, value: Any) -> Tensor:
+    """One symbolic value, which may stand in a list."""
+    if isinstance(value, (list, tuple)):
+        if len(value) != 1:
+            raise NotImplementedError(f"Model: {name} must be one. Received: {len(value)}")
+        value = value[0]
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Model: {name} must come from fastbn.Input or a layer. Received: {type(value).__name__}")
+    return value
+
+
+def _metrics(given: Any, loss: losses.Loss) -> Iterable[metrics.Metric]:
+    if given is None:
+        return
+    if isinstance(given, Mapping):
+        raise NotImplementedError("compile: metrics must be a list. Received: a dict")
+    for item in given if isinstance(given, (list, tuple)) else [given]:
+        yield metrics.get(item, loss)
+
+
+def _set_all(engine: Engine, names: list[str], weights: Sequence[npt.ArrayLike]) -> None:
+    """Set parameters after checking all: none is written where one does not fit."""
+    if len(weights) != len(names):
+        raise ValueError(f"set_weights: takes {len(names)} arrays, for {names}. Received: {len(weights)}")
+    arrays = [as_float32("set_weights", name, value) for name, value in zip(names, weights, strict=True)]
+    for name, array in zip(names, arrays, strict=True):
+        if array.shape != engine.parameters[name][1]:
+            raise ValueError(
+                f"set_weights: {name} must have shape {engine.parameters[name][1]}. Received: {array.shape}"
+            )
+    for name, array in zip(names, arrays, strict=True):
+        engine.set(name, array)
+
+
+def _split(operation: str, x: Array, y: Array, fraction: float) -> tuple[Array, Array, tuple[Array, Array]]:
+    """The last fraction of the samples apart, before any shuffling."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"{operation}: validation_split must lie in [0, 1). Received: validation_split={fraction!r}")
+    at = int(np.floor(len(x) * (1 - fraction)))
+    if at in (0, len(x)):
+        raise ValueError(
+            f"{operation}: validation_split leaves no samples on one side. "
+            f"Received: validation_split={fraction!r} of {len(x)} samples"
+        )
+    return x[:at], y[:at], (x[at:], y[at:])
+
+
+def _returned(logs: dict[str, float], as_dict: bool) -> Any:
+    if as_dict:
+        return logs
+    values = list(logs.values())
+    return values[0] if len(values) == 1 else values
