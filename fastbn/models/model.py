@@ -166,9 +166,9 @@ class Model:
         network = self._require_engine("count_params").network
         return sum(sum(network.cost(tensor)[:2]) for tensor in network.tensors)
 
-    def multiply_adds(self) -> int:
+    def count_multiply_adds(self) -> int:
         """Forward multiply-adds of one sample."""
-        network = self._require_engine("multiply_adds").network
+        network = self._require_engine("count_multiply_adds").network
         return sum(network.cost(tensor)[2] for tensor in network.tensors)
 
     def get_weights(self) -> list[Float32]:
