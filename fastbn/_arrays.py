@@ -94,8 +94,9 @@ def allocate(operation: str, shape: Shape, dtype: npt.DTypeLike) -> npt.NDArray[
 
 
 def _overlap(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
+    effort: Any = 10_000
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return np.shares_memory(a, b, effort)
     except Exception:  # too hard to decide exactly; NumPy's class for it has moved between versions
         return True
 
@@ -124,7 +125,7 @@ def check_out(
     if not out.flags.writeable:
         raise ValueError(f"{operation}: {name} must be writable. Received: a read-only array")
     for array in inputs:
-        if not isinstance(array, np.ndarray) or array is in_place and _same(out, array):
+        if not isinstance(array, np.ndarray) or (array is in_place and _same(out, array)):
             continue
         if _overlap(out, array):
             raise ValueError(f"{operation}: {name} must not overlap an input. Received: arrays that share memory")
@@ -153,6 +154,16 @@ def result(
     if out is None:
         return allocate(operation, shape, dtype)
     return check_out(operation, out, shape, dtype, inputs, in_place)
+
+
+def all_results(
+    operation: str,
+    out: Sequence[npt.NDArray[Any] | None] | None,
+    wanted: Sequence[tuple[Shape, npt.DTypeLike]],
+    inputs: Sequence[npt.ArrayLike | None],
+) -> list[npt.NDArray[Any]]:
+    """`results` where every one is wanted."""
+    return [array for array in results(operation, out, wanted, inputs) if array is not None]
 
 
 def results(

@@ -18,7 +18,7 @@ def set_random_seed(seed: int) -> None:
     if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
         raise ValueError(f"set_random_seed: seed must be an integer in [0, 2^32). Received: {seed!r}")
     random.seed(int(seed))
-    np.random.seed(int(seed))
+    np.random.seed(int(seed))  # noqa: NPY002  what scripts draw from, as in Keras
     _generator = np.random.default_rng(int(seed))
 
 

@@ -46,10 +46,33 @@ def softmax(x: npt.ArrayLike) -> Float32:
 _FUNCTIONS: dict[str, Callable[..., Float32]] = {
     f.__name__: f for f in (linear, relu, leaky_relu, sigmoid, tanh, softmax)
 }
-_ABSENT = (
-    "celu elu exponential gelu glu hard_sigmoid hard_shrink hard_silu hard_swish hard_tanh log_sigmoid log_softmax mish "
-    "relu6 selu silu soft_shrink softplus softsign sparse_plus sparsemax squareplus swish tanh_shrink threshold"
-).split()
+_ABSENT = {
+    "celu",
+    "elu",
+    "exponential",
+    "gelu",
+    "glu",
+    "hard_shrink",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_swish",
+    "hard_tanh",
+    "log_sigmoid",
+    "log_softmax",
+    "mish",
+    "relu6",
+    "selu",
+    "silu",
+    "soft_shrink",
+    "softplus",
+    "softsign",
+    "sparse_plus",
+    "sparsemax",
+    "squareplus",
+    "swish",
+    "tanh_shrink",
+    "threshold",
+}
 
 
 def get(identifier: Any) -> str:

@@ -39,7 +39,7 @@ class Callback:
     @property
     def model(self) -> Model:
         """The model that calls."""
-        model = getattr(self, "_model", None)  # subclasses may leave out super().__init__()
+        model: Model | None = getattr(self, "_model", None)  # subclasses may leave out super().__init__()
         if model is None:
             raise RuntimeError(f"{type(self).__name__}: has no model before a method of one runs it")
         return model

@@ -164,11 +164,30 @@ _NAMES: dict[str, Callable[[], Loss]] = {
     "mse": MeanSquaredError,
     "MSE": MeanSquaredError,
 }
-_ABSENT = (
-    "binary_crossentropy binary_focal_crossentropy categorical_focal_crossentropy categorical_hinge cosine_similarity "
-    "ctc dice hinge huber kl_divergence kld log_cosh logcosh mae mape msle mean_absolute_error "
-    "mean_absolute_percentage_error mean_squared_logarithmic_error poisson squared_hinge tversky"
-).split()
+_ABSENT = {
+    "binary_crossentropy",
+    "binary_focal_crossentropy",
+    "categorical_focal_crossentropy",
+    "categorical_hinge",
+    "cosine_similarity",
+    "ctc",
+    "dice",
+    "hinge",
+    "huber",
+    "kl_divergence",
+    "kld",
+    "log_cosh",
+    "logcosh",
+    "mae",
+    "mape",
+    "mean_absolute_error",
+    "mean_absolute_percentage_error",
+    "mean_squared_logarithmic_error",
+    "msle",
+    "poisson",
+    "squared_hinge",
+    "tversky",
+}
 
 
 def get(identifier: Any) -> Loss:

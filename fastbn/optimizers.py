@@ -10,10 +10,17 @@ from fastbn import _core
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "get"]
 
-_NOT_BUILT_IN = (
-    "clipnorm clipvalue global_clipnorm use_ema ema_momentum ema_overwrite_frequency loss_scale_factor "
-    "gradient_accumulation_steps decay"
-).split()
+_NOT_BUILT_IN = {
+    "clipnorm",
+    "clipvalue",
+    "decay",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "global_clipnorm",
+    "gradient_accumulation_steps",
+    "loss_scale_factor",
+    "use_ema",
+}
 
 
 class Optimizer:
@@ -250,7 +257,7 @@ def get(identifier: Any) -> Optimizer:
             return _CLASSES[lower]()
         if lower in _ABSENT:
             raise NotImplementedError(f"optimizers: only {list(_CLASSES)} are built in. Received: {identifier!r}")
-    for made in _CLASSES.values():
-        if identifier is made:
-            return made()
+    if identifier in _CLASSES.values():
+        made: Optimizer = identifier()
+        return made
     raise ValueError(f"optimizers: must be one of {list(_CLASSES)}. Received: {identifier!r}")

@@ -33,8 +33,12 @@ void check(fbn_status status) {
 
 std::string shape_text(const Shape& shape) {
   std::string text = "(";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  return text + (shape.size() == 1 ? ",)" : ")");
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if (i > 0) text += ", ";
+    text += std::to_string(shape[i]);
+  }
+  text += shape.size() == 1 ? ",)" : ")";
+  return text;
 }
 
 void Operands::invalid(const std::string& rule, const std::string& received) const {

@@ -54,7 +54,7 @@ class InputLayer(Layer):
         return _core.LAYER_INPUT, {"shape": shape, "dtype": dtype}
 
 
-def Input(  # noqa: N802  Keras' name
+def Input(
     shape: Any = None,
     batch_size: int | None = None,
     dtype: Any = None,

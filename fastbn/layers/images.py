@@ -23,8 +23,8 @@ def _positive(owner: str, name: str, value: Any) -> tuple[int, int]:
 class Conv2D(Layer):
     """2-D convolution (cross-correlation) with bias and activation.
 
-    Weights: kernel (kernel height, kernel width, channels / groups, filters), bias (filters). padding is "valid", "same"
-    or ((top, bottom), (left, right)).
+    Weights: kernel (kernel height, kernel width, channels / groups, filters), bias (filters). padding is "valid",
+    "same" or ((top, bottom), (left, right)).
 
     Raises ValueError for sizes that are not positive or groups that do not divide the filters.
     """

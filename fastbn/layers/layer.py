@@ -24,11 +24,30 @@ if TYPE_CHECKING:
 OuterShape: TypeAlias = tuple[int | None, ...]  # None, then the shape of one sample
 Fields: TypeAlias = tuple[int, dict[str, Any]]  # kind and fields of fbn_layer
 
-_NOT_BUILT_IN = (
-    "activity_regularizer autocast beta_constraint beta_regularizer bias_constraint bias_regularizer "
-    "gamma_constraint gamma_regularizer kernel_constraint kernel_regularizer lora_alpha lora_rank noise_shape "
-    "quantization_config renorm renorm_clipping renorm_momentum sparse ragged synchronized tensor weights"
-).split()
+_NOT_BUILT_IN = {
+    "activity_regularizer",
+    "autocast",
+    "beta_constraint",
+    "beta_regularizer",
+    "bias_constraint",
+    "bias_regularizer",
+    "gamma_constraint",
+    "gamma_regularizer",
+    "kernel_constraint",
+    "kernel_regularizer",
+    "lora_alpha",
+    "lora_rank",
+    "noise_shape",
+    "quantization_config",
+    "ragged",
+    "renorm",
+    "renorm_clipping",
+    "renorm_momentum",
+    "sparse",
+    "synchronized",
+    "tensor",
+    "weights",
+}
 
 _count = itertools.count()
 
@@ -116,7 +135,7 @@ class Layer:
     def __call__(self, inputs: Tensor | Sequence[Tensor]) -> Tensor:
         """The symbolic value of this layer applied to others."""
         cls = type(self).__name__
-        given = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        given: list[Any] = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         for value in given:
             if not isinstance(value, Tensor):
                 raise TypeError(

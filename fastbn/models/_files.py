@@ -47,7 +47,8 @@ def read_arrays(path: str | os.PathLike[str], wanted: Mapping[str, tuple[int, ..
     if set(arrays) != set(wanted):
         missing, extra = sorted(set(wanted) - set(arrays)), sorted(set(arrays) - set(wanted))
         raise ValueError(
-            f"load_weights: the file must hold this model's weights. Received: {file!r}, without {missing}, with {extra}"
+            "load_weights: the file must hold this model's weights. "
+            f"Received: {file!r}, without {missing}, with {extra}"
         )
     for name, shape in wanted.items():
         if arrays[name].shape != shape or arrays[name].dtype != np.float32:

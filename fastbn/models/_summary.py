@@ -39,13 +39,15 @@ def print_summary(name: str, engine: Engine, line_length: int | None, print_fn: 
         ]
         table.add_row(*row, *[", ".join(i.layer.name for i in tensor.inputs)] * branched)
     console = Console(width=line_length, markup=False, highlight=False)
+    if line_length is None and not console.is_terminal:
+        console.width = 100
     with console.capture() as captured:
         console.print(table)
         console.print(f" Total parameters: {trainable + other:,}")
         console.print(f" Trainable parameters: {trainable:,}")
         console.print(f" Non-trainable parameters: {other:,}")
         console.print(f" Multiply-adds a sample, forward: {multiply_adds:,}")
-    text = captured.get().rstrip("\n")
+    text = "\n".join(line.rstrip() for line in captured.get().splitlines())
     if print_fn is None:
         print(text, flush=True)
         return

@@ -331,7 +331,8 @@ class Model:
         `batch_size` (32), the last of which may be smaller. validation_split keeps the last fraction of the samples for
         validation. An interrupt (Ctrl-C) between two batches leaves the model as the last step left it.
 
-        verbose: "auto" or 1 draws a progress bar on a terminal and prints a line an epoch, 2 prints the lines, 0 nothing.
+        verbose: "auto" or 1 draws a progress bar on a terminal and prints a line an epoch, 2 prints the lines alone,
+        0 nothing.
 
         Raises ValueError for shapes and values that do not fit, TypeError for arrays of other dtypes,
         NotImplementedError for arguments of Keras' that are not built in.
@@ -548,19 +549,33 @@ class Model:
             if not isinstance(tensor.layer, InputLayer)
         }
 
-    def costs(self, batch_size: int = 128, **options: Any) -> Any:
-        """What each layer costs in a training step: see `fastbn.costs.measure`."""
-        from fastbn import costs
+    def costs(self, batch_size: int = 128, steps: int = 10) -> list[_core.CostRow]:
+        """What each layer costs in a training step: multiply-adds, bytes, and seconds measured over `steps` steps.
 
-        return costs.measure(self, batch_size, **options)
-
-    def timed_engine(self, batch_size: int) -> Engine:
-        """A copy of the compiled program, with its weights, that measures every node; for `fastbn.costs`."""
-        engine, training = self._require_training("costs")
-        made = Engine(engine.output, engine.seed, training, engine.input_dtype, batch_size, timing=True)
-        made.carry_weights(engine)
+        One row for each layer, operation ("forward", "backward_filter", ...) and phase of the program. The steps are made
+        by a copy of the model on random data: nothing of the model changes. steps=0 leaves the seconds at 0.
+        """
+        op = "costs"
+        engine, training = self._require_training(op)
+        size, repeats = batch_size_of(op, batch_size), integer(op, "steps", steps)
+        if repeats < 0:
+            raise ValueError(f"{op}: steps must not be negative. Received: steps={steps}")
+        copy = Engine(engine.output, engine.seed, training, engine.input_dtype, size, timing=True)
         training.optimizer.bind(engine.program)
-        return made
+        copy.carry_weights(engine)
+        rng = np.random.default_rng(0)
+        x: Array = rng.random((size, *copy.input_shape), np.float32)
+        if copy.input_dtype == _core.UINT8:
+            x = (x * 255).astype(np.uint8)
+        y: Array = rng.random((size, *copy.output_shape), np.float32)
+        if training.loss.labels_dtype == _core.INT32:
+            y = y.argmax(axis=-1).astype(np.int32)
+        if repeats:
+            copy.program.train(x, y, None, 0, size)  # allocates
+            copy.program.reset_costs()
+        for _ in range(repeats):
+            copy.program.train(x, y, None, 0, size)
+        return copy.program.costs(size)
 
     # ---------------------------------------------------------------------- data
 

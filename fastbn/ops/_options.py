@@ -77,7 +77,7 @@ def check_need(operation: str, need: Collection[str]) -> None:
         raise ValueError(f"{operation}: need must be a selection of ('x', 'kernel', 'bias'). Received: {need!r}")
 
 
-def to_last(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def to_last(image: npt.NDArray[Any]) -> Any:
     """(N, C, H, W) -> (N, H, W, C), contiguous."""
     return np.ascontiguousarray(image.transpose(0, 2, 3, 1))
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._arrays import Float32, as_array, as_float32, require_shape, result, results
+from fastbn._arrays import Float32, all_results, as_array, as_float32, require_shape, result
 
 
 def _labels(op: str, labels: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
@@ -55,8 +55,7 @@ def softmax_cross_entropy_forward(
     op = "softmax_cross_entropy_forward"
     zs, shape = _rows(op, "logits", logits)
     ts = _labels(op, labels, zs.shape)
-    loss, probabilities = results(op, out, [(zs.shape[:-1], "float32"), (zs.shape, "float32")], (logits, labels))
-    assert loss is not None and probabilities is not None
+    loss, probabilities = all_results(op, out, [(zs.shape[:-1], "float32"), (zs.shape, "float32")], (logits, labels))
     _core.softmax_cross_entropy_forward(zs.reshape(shape), ts, loss.reshape(shape[0]), probabilities.reshape(shape))
     return loss, probabilities
 

@@ -17,6 +17,7 @@ from fastbn._arrays import (
     Float32,
     Float64,
     Shape,
+    all_results,
     allocate,
     as_array,
     as_float32,
@@ -112,8 +113,7 @@ def batch_norm_forward(
     gs, bs, rs = view.vector("gamma", gamma), view.vector("beta", beta), view.take("residual", residual)
     code = activation_code(op, activation)
     wanted = [(view.shape, "float32"), ((view.channels,), "float64"), ((view.channels,), "float64")]
-    y, mean, variance = results(op, out, wanted, (x, gamma, beta, residual))
-    assert y is not None and mean is not None and variance is not None
+    y, mean, variance = all_results(op, out, wanted, (x, gamma, beta, residual))
     target = view.target(y)
     _core.batch_norm_forward(xs, gs, bs, rs, target, mean, variance, epsilon, code, alpha)
     view.finish(y, target)

@@ -12,6 +12,7 @@ from fastbn import _core
 from fastbn._arrays import (
     Float32,
     Shape,
+    all_results,
     as_array,
     as_float32,
     integer,
@@ -19,7 +20,6 @@ from fastbn._arrays import (
     require_rank,
     require_shape,
     result,
-    results,
 )
 from fastbn.ops._options import DataFormat, Padding, first_shape, is_channels_first, resolve_padding, to_first, to_last
 
@@ -76,8 +76,7 @@ def max_pool2d_forward(
     shape: Shape = tuple(extents)
     outer = first_shape(shape) if first else shape
     index_dtype = np.int32 if wide else np.uint8
-    y, index = results(op, out, [(outer, "float32"), (outer, index_dtype)], (x,))
-    assert y is not None and index is not None
+    y, index = all_results(op, out, [(outer, "float32"), (outer, index_dtype)], (x,))
     if first:
         y_last, index_last = np.empty(shape, np.float32), np.empty(shape, index_dtype)
         _core.max_pool2d_forward(xs, y_last, index_last, **geometry)
