@@ -18,16 +18,20 @@ namespace FASTBN_ISA {
 namespace {
 
 // The accumulators, one row of B and a broadcast element of A share the vector registers.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kRegisters = 32;
+#if defined(__AVX512F__)
+constexpr int kRegisters = 32, kBroadcasts = 1;
+#elif defined(__aarch64__)
+constexpr int kRegisters = 32, kBroadcasts = 9;  // g++ loads elements of A well ahead
+#elif FASTBN_HAS_FMA
+constexpr int kRegisters = 16, kBroadcasts = 1;
 #else
-constexpr int kRegisters = 16;
+constexpr int kRegisters = 16, kBroadcasts = 2;  // the element and its product
 #endif
 constexpr int kMaxRows = 14;  // taller tiles of one vector are slower: more broadcasts for each row of B
 constexpr int kMaxVectors = 4;
 
 constexpr int tile_rows(int vectors) {
-  const int rows = (kRegisters - vectors - 1 - (FASTBN_HAS_FMA ? 0 : 1)) / vectors;
+  const int rows = (kRegisters - vectors - kBroadcasts) / vectors;
   return rows < kMaxRows ? rows : kMaxRows;
 }
 
