@@ -8,11 +8,18 @@ namespace {
 
 constexpr int kHalf = kLanes / 2;  // doubles to a vector
 // Vectors of channels whose sums stay in registers together, and the rows taken at a time where there are more
-// channels than that: memory is then read in few streams.
+// channels than that, so that factors and sums are loaded less often than data.
 constexpr int kSumVectors = kLanes == 16 ? 4 : 2;
 constexpr int kBackwardSumVectors = kLanes == 16 ? 2 : 1;
 constexpr int64_t kSumRows = 8;
 constexpr int64_t kApplyRows = 4;
+
+// Taking a few rows at a time reads memory out of order, which hardware prefetchers follow badly: each element asks
+// for the one that lies two steps ahead, and no less than a page's worth of floats. Prefetching never faults.
+FASTBN_INLINE void prefetch(const float* p) { __builtin_prefetch(p); }
+FASTBN_INLINE int64_t prefetch_distance(int64_t step, int64_t stride) {
+  return 2 * step * stride < 1024 ? 1024 : 2 * step * stride;
+}
 
 // Lengths of vectors: whole ones carry theirs as a type.
 FASTBN_INLINE vfloat load_n(const float* p, Constant<kLanes>) { return load(p); }
@@ -27,7 +34,7 @@ struct Doubles {
 FASTBN_INLINE Doubles widen(vfloat v) {
   vhalf half[2];
   memcpy(half, &v, sizeof v);
-  return {__builtin_convertvector(half[0], vdouble), __builtin_convertvector(half[1], vdouble)};
+  return {to_double(half[0]), to_double(half[1])};
 }
 FASTBN_INLINE Doubles load_sums(const double* p, Constant<kLanes>) {
   return {load_vdouble(p), load_vdouble(p + kHalf)};
@@ -65,6 +72,7 @@ FASTBN_INLINE void for_each_group(int64_t rows, int64_t channels, Body body) {
 
 void sums(int64_t rows, int64_t channels, int64_t stride, const float* x, const float* shift, double* sum,
           double* square) {
+  const int64_t ahead = prefetch_distance(channels <= kSumVectors * kLanes ? 1 : kSumRows, stride);
   for_each_group<kSumVectors>(rows, channels, [&](int64_t first, int64_t count, int64_t c, auto vectors, auto n) {
     constexpr int kVectors = vectors.value;
     Doubles s[kVectors], q[kVectors], base[kVectors];
@@ -80,6 +88,7 @@ void sums(int64_t rows, int64_t channels, int64_t stride, const float* x, const 
     for (int64_t r = 0; r < count; ++r, p += stride) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
+        prefetch(p + v * kLanes + ahead);
         const Doubles value = widen(load_n(p + v * kLanes, n));
         const vdouble low = value.low - base[v].low, high = value.high - base[v].high;
         s[v].low += low;
@@ -119,6 +128,7 @@ FASTBN_INLINE void backward_sums_pass(int64_t rows, int64_t channels, int64_t st
                                       const float* y, const NormalizationFactors& k, float alpha, double* sum_dy,
                                       double* sum_dy_xc) {
   const vfloat slope = broadcast(alpha);
+  const int64_t ahead = prefetch_distance(channels <= kBackwardSumVectors * kLanes ? 1 : kSumRows, stride);
   for_each_group<kBackwardSumVectors>(
       rows, channels, [&](int64_t first, int64_t count, int64_t c, auto vectors, auto n) {
         constexpr int kVectors = vectors.value;
@@ -136,6 +146,9 @@ FASTBN_INLINE void backward_sums_pass(int64_t rows, int64_t channels, int64_t st
 #pragma GCC unroll 4
           for (int v = 0; v < kVectors; ++v) {
             const int64_t at = i + v * kLanes;
+            prefetch(x + at + ahead);
+            prefetch(dy + at + ahead);
+            if (Activation != kLinear && y) prefetch(y + at + ahead);
             const vfloat xc = centred(load_n(x + at, n), f[v]);
             const Doubles d =
                 widen(through_activation<Activation>(load_n(dy + at, n), xc, f[v], y ? y + at : y, slope, n));
@@ -166,7 +179,7 @@ void backward_sums(int64_t rows, int64_t channels, int64_t stride, const float* 
 }
 
 // The elementwise passes: body(channel, n) loads the factors of a vector of channels and returns a function of the
-// element's offset. A few rows at a time, so that factors are loaded less often than data.
+// element's offset.
 template <class Body>
 FASTBN_INLINE void for_each_element(int64_t rows, int64_t channels, int64_t stride, Body body) {
   for (int64_t first = 0; first < rows; first += kApplyRows) {
@@ -211,10 +224,13 @@ template <int Activation, bool Residual>
 FASTBN_INLINE void apply_pass(int64_t rows, int64_t channels, int64_t stride, const float* x,
                               const NormalizationFactors& k, const float* residual, float alpha, float* y) {
   const vfloat slope = broadcast(alpha);
+  const int64_t ahead = prefetch_distance(kApplyRows, stride);
   for_each_element(
       rows, channels, stride, [&](int64_t c, auto n) __attribute__((always_inline)) {
         const Factors f = load_factors(k, c, n);
         return [=](int64_t i) __attribute__((always_inline)) {
+          prefetch(x + i + ahead);
+          if constexpr (Residual) prefetch(residual + i + ahead);
           vfloat value = fma(centred(load_n(x + i, n), f), f.scale, f.shift);
           if constexpr (Residual) value += load_n(residual + i, n);
           store_n(y + i, activate<Activation>(value, slope), n);
@@ -247,12 +263,16 @@ FASTBN_INLINE void backward_apply_pass(int64_t rows, int64_t channels, int64_t s
                                        const float* y, const NormalizationFactors& k, float alpha, float* dx,
                                        float* dresidual) {
   const vfloat slope = broadcast(alpha);
+  const int64_t ahead = prefetch_distance(kApplyRows, stride);
   for_each_element(
       rows, channels, stride, [&](int64_t c, auto n) __attribute__((always_inline)) {
         const Factors f = load_factors(k, c, n);
         const vfloat dy_mean = load_n(k.dy_mean + c, n), xc_factor = load_n(k.xc_factor + c, n);
         const vint counts = xc_factor != vfloat{};
         return [=](int64_t i) __attribute__((always_inline)) {
+          prefetch(x + i + ahead);
+          prefetch(dy + i + ahead);
+          if (Activation != kLinear && y) prefetch(y + i + ahead);
           const vfloat xc = centred(load_n(x + i, n), f);
           const vfloat d = through_activation<Activation>(load_n(dy + i, n), xc, f, y ? y + i : y, slope, n);
           if (dresidual) store_n(dresidual + i, d, n);

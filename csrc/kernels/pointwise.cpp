@@ -162,11 +162,8 @@ void rescale(int64_t rows, int64_t columns, int64_t stride, const float* x, floa
 
 void rescale_u8(int64_t size, const uint8_t* x, float scale, float offset, float* y) {
   int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) {
-    vbyte v;
-    memcpy(&v, x + i, sizeof v);
-    store(y + i, __builtin_convertvector(__builtin_convertvector(v, vint), vfloat) * scale + offset);
-  }
+  for (; i + kLanes <= size; i += kLanes)
+    store(y + i, __builtin_convertvector(load_bytes(x + i), vfloat) * scale + offset);
   for (; i < size; ++i) y[i] = (float)x[i] * scale + offset;
 }
 

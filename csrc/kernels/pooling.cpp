@@ -11,23 +11,17 @@ FASTBN_INLINE vfloat load_n(const float* p, int64_t n) { return load_partial(p, 
 FASTBN_INLINE void store_n(float* p, vfloat v, Constant<kLanes>) { store(p, v); }
 FASTBN_INLINE void store_n(float* p, vfloat v, int64_t n) { store_partial(p, v, n); }
 
-FASTBN_INLINE vint load_index(const uint8_t* p, Constant<kLanes>) {
-  vbyte v;
-  memcpy(&v, p, sizeof v);
-  return __builtin_convertvector(v, vint);
-}
+FASTBN_INLINE vint load_index(const uint8_t* p, Constant<kLanes>) { return load_bytes(p); }
 FASTBN_INLINE vint load_index(const uint8_t* p, int64_t n) {
-  vbyte v{};
-  for (int64_t i = 0; i < n; ++i) v[i] = p[i];
-  return __builtin_convertvector(v, vint);
+  uint8_t all[kLanes] = {};
+  for (int64_t i = 0; i < n; ++i) all[i] = p[i];
+  return load_bytes(all);
 }
-FASTBN_INLINE void store_index(uint8_t* p, vint v, Constant<kLanes>) {
-  const vbyte b = __builtin_convertvector(v, vbyte);
-  memcpy(p, &b, sizeof b);
-}
+FASTBN_INLINE void store_index(uint8_t* p, vint v, Constant<kLanes>) { store_bytes(p, v); }
 FASTBN_INLINE void store_index(uint8_t* p, vint v, int64_t n) {
-  const vbyte b = __builtin_convertvector(v, vbyte);
-  for (int64_t i = 0; i < n; ++i) p[i] = b[i];
+  uint8_t all[kLanes];
+  store_bytes(all, v);
+  for (int64_t i = 0; i < n; ++i) p[i] = all[i];
 }
 template <class N>
 FASTBN_INLINE vint load_index(const int32_t* p, N n) {
@@ -188,8 +182,8 @@ void global_average_forward(int64_t pixels, int64_t channels, const float* x, fl
       const vfloat v = load_n(x + p * channels + c, n);
       vhalf half[2];
       memcpy(half, &v, sizeof v);
-      low += __builtin_convertvector(half[0], vdouble);
-      high += __builtin_convertvector(half[1], vdouble);
+      low += to_double(half[0]);
+      high += to_double(half[1]);
     }
     const vhalf half[2] = {__builtin_convertvector(low / count, vhalf), __builtin_convertvector(high / count, vhalf)};
     static_assert(sizeof half == 2 * kHalf * sizeof(float));

@@ -132,12 +132,55 @@ FASTBN_INLINE vfloat round_even(vfloat v) {
 }
 FASTBN_INLINE vint to_int(vfloat v) { return __builtin_convertvector(v, vint); }
 
-// The lanes as two vectors of doubles, read from memory.
+// g++ 12 makes 512-bit conversions by __builtin_convertvector from narrower ones: named instructions instead.
+FASTBN_INLINE vdouble to_double(vhalf v) {
+#if defined(__AVX512F__)
+  return (vdouble)_mm512_maskz_cvtps_pd(0xff, (__m256)v);
+#else
+  return __builtin_convertvector(v, vdouble);
+#endif
+}
+// Half of the lanes of a vector as doubles, read from memory.
 FASTBN_INLINE vdouble load_double(const float* p) {
   vhalf h;
   memcpy(&h, p, sizeof h);
-  return __builtin_convertvector(h, vdouble);
+  return to_double(h);
 }
+// kLanes bytes as integers, and back (values 0 to 255).
+FASTBN_INLINE vint load_bytes(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return (vint)_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128((const __m128i*)p));
+#elif defined(__AVX2__)
+  return (vint)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+  vbyte v;
+  memcpy(&v, p, sizeof v);
+#if defined(__SSE2__)
+  const __m128i zero = _mm_setzero_si128();
+  uint32_t word;
+  memcpy(&word, &v, sizeof word);
+  return (vint)_mm_unpacklo_epi16(_mm_unpacklo_epi8(_mm_cvtsi32_si128((int)word), zero), zero);
+#else
+  return __builtin_convertvector(v, vint);
+#endif
+#endif
+}
+FASTBN_INLINE void store_bytes(uint8_t* p, vint v) {
+#if defined(__AVX512F__)
+  _mm_storeu_si128((__m128i*)p, _mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)v));
+#elif defined(__AVX2__)
+  const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+  _mm_storel_epi64((__m128i*)p, _mm_packus_epi16(words, words));
+#elif defined(__SSE2__)
+  const __m128i words = _mm_packs_epi32((__m128i)v, (__m128i)v);
+  const int32_t word = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+  memcpy(p, &word, sizeof word);
+#else
+  const vbyte b = __builtin_convertvector(v, vbyte);
+  memcpy(p, &b, sizeof b);
+#endif
+}
+
 FASTBN_INLINE vdouble load_vdouble(const double* p) {
   vdouble v;
   memcpy(&v, p, sizeof v);
