@@ -82,6 +82,8 @@ struct Correlation {
   int64_t stride_y;
   int64_t pad_left, pad_right;
   bool padded;
+  int64_t taps_y, taps_x;  // of all phases
+  bool gaps;               // some phase has no taps: its outputs are zero
   int64_t panel, lanes;
 
   Correlation(const Conv2dGeometry& geometry, bool backward_, bool depthwise_)
@@ -100,12 +102,16 @@ struct Correlation {
     panel = kernels().gemm.panel_floats;
     lanes = kernels().vector_floats;
     rows = 0;
+    taps_y = taps_x = 0;
+    gaps = false;
     bool any = false;
     int64_t lowest_y = 0, highest_y = 0;
     low_y = high_y = 0;
     for (int64_t p = 0; p < phases_y; ++p) {
       const Axis y = axis_y(p);
       rows = std::max(rows, y.count);
+      taps_y += y.taps;
+      gaps = gaps || y.taps == 0;
       if (!y.reads()) continue;
       const int64_t last_tap = y.base + (y.taps - 1) * y.delta;
       low_y = any ? std::min(low_y, y.base) : y.base;
@@ -118,6 +124,8 @@ struct Correlation {
     int64_t lowest_x = 0, highest_x = 0;
     for (int64_t p = 0; p < phases_x; ++p) {
       const Axis x = axis_x(p);
+      taps_x += x.taps;
+      gaps = gaps || x.taps == 0;
       if (!x.reads()) continue;
       lowest_x = std::min(lowest_x, x.lowest());
       highest_x = std::max(highest_x, x.highest());
@@ -140,13 +148,7 @@ struct Correlation {
   int64_t panels() const { return depthwise ? 1 : (outputs + panel - 1) / panel; }
   int64_t units() const { return depthwise ? 1 : g.groups * panels(); }
   int64_t packed_width() const { return depthwise ? channels : g.groups * round_up(outputs, lanes) * depth; }
-  int64_t packed_size() const {
-    int64_t taps = 0;
-    for (int64_t py = 0; py < phases_y; ++py) {
-      for (int64_t px = 0; px < phases_x; ++px) taps += axis_y(py).taps * axis_x(px).taps;
-    }
-    return round_up(std::max<int64_t>(1, taps * packed_width()), 16);
-  }
+  int64_t packed_size() const { return round_up(std::max<int64_t>(1, taps_y * taps_x * packed_width()), 16); }
 
   // The channels that units [begin, end) produce.
   Range unit_channels(Range of) const {
@@ -155,17 +157,6 @@ struct Correlation {
     };
     return depthwise ? Range{0, to_channels} : Range{first(of.begin), first(of.end)};
   }
-  // Some phase has no taps: its outputs are zero.
-  bool gaps() const {
-    for (int64_t p = 0; p < phases_y; ++p) {
-      if (axis_y(p).taps == 0) return true;
-    }
-    for (int64_t p = 0; p < phases_x; ++p) {
-      if (axis_x(p).taps == 0) return true;
-    }
-    return false;
-  }
-
   // Taps along a row and their channels are one contiguous run of the source.
   bool merged(const Axis& x) const { return g.groups == 1 && (x.delta == 1 || x.taps == 1); }
 
@@ -290,7 +281,6 @@ void Correlation::run(const float* source, const float* packed, const float* bia
   const int64_t copy_size = copy_floats();
   const int64_t most_rows = band_rows(), most_images = block_images();
   const Range columns = unit_channels(units);
-  const bool zero_first = gaps();  // in order, instead of with the stride of each empty phase
   for (int64_t image = images.begin; image < images.end; image += most_images) {
     const int64_t count = std::min(most_images, images.end - image);
     for (int64_t q0 = q.begin; q0 < q.end; q0 += most_rows) {
@@ -301,7 +291,7 @@ void Correlation::run(const float* source, const float* packed, const float* bia
           copy_rows(source + (image + i) * source_size, copied_from, source_rows(band.size()), copies + i * copy_size);
         }
       }
-      if (zero_first) {
+      if (gaps) {  // zeros in order, instead of with the stride of each empty phase
         const int64_t row = band.begin * axis_y(0).step, end = std::min(to_height, band.end * axis_y(0).step);
         for (int64_t i = 0; i < count; ++i) {
           float* at = to + (image + i) * to_size + row * to_width * to_channels;
