@@ -5,7 +5,7 @@ where it is written, and no output may overlap another operand. Otherwise TypeEr
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias, TypedDict, final
+from typing import Any, TypeAlias, TypedDict, final, type_check_only
 
 import numpy as np
 import numpy.typing as npt
@@ -228,8 +228,11 @@ def softmax_cross_entropy_backward(probabilities: _F32, labels: _Array, dlogits:
 def mean_squared_error_forward(predictions: _F32, targets: _F32, loss: _F32) -> None: ...
 def mean_squared_error_backward(predictions: _F32, targets: _F32, dpredictions: _F32, scale: float) -> None: ...
 
+@type_check_only
+class _Pybind11Type(type): ...
+
 @final
-class Optimizer:
+class Optimizer(metaclass=_Pybind11Type):
     """Kind and hyper-parameters of an optimizer."""
 
     def __init__(
@@ -255,7 +258,7 @@ def optimizer_update(
 ) -> None: ...
 
 @final
-class Graph:
+class Graph(metaclass=_Pybind11Type):
     """Layers with inferred shapes; the batch axis is never written."""
 
     def __init__(self) -> None: ...
@@ -263,6 +266,7 @@ class Graph:
     def shape(self, node: int) -> tuple[int, ...]: ...
     def layer_cost(self, node: int) -> tuple[int, int, int]: ...
 
+@type_check_only
 class CostRow(TypedDict):
     layer: str
     operation: str
@@ -275,7 +279,7 @@ class CostRow(TypedDict):
     steps: int
 
 @final
-class Program:
+class Program(metaclass=_Pybind11Type):
     """A graph with weights, a loss and an optimizer, recorded and replayed per batch."""
 
     def __init__(

@@ -552,8 +552,8 @@ class Model:
     def costs(self, batch_size: int = 128, steps: int = 10) -> list[_core.CostRow]:
         """What each layer costs in a training step: multiply-adds, bytes, and seconds measured over `steps` steps.
 
-        One row for each layer, operation ("forward", "backward_filter", ...) and phase of the program. The steps are made
-        by a copy of the model on random data: nothing of the model changes. steps=0 leaves the seconds at 0.
+        One row for each layer, operation ("forward", "backward_filter", ...) and phase of the program. The steps are
+        made by a copy of the model on random data: nothing of the model changes. steps=0 leaves the seconds at 0.
         """
         op = "costs"
         engine, training = self._require_training(op)

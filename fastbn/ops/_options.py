@@ -84,7 +84,8 @@ def to_last(image: npt.NDArray[Any]) -> Any:
 
 def to_first(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """(N, H, W, C) -> (N, C, H, W), a view."""
-    return image.transpose(0, 3, 1, 2)
+    first: npt.NDArray[Any] = image.transpose(0, 3, 1, 2)
+    return first
 
 
 def first_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
