@@ -40,7 +40,10 @@ def read_arrays(path: str | os.PathLike[str], wanted: Mapping[str, tuple[int, ..
     """
     file = os.fspath(path)
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with open(file, "rb") as handle:
+            stored = np.load(handle, allow_pickle=False)
+            if not isinstance(stored, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array")
             arrays = {name: stored[name] for name in stored.files}
     except (ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"load_weights: not a readable .npz file of weights ({error}). Received: {file!r}") from None

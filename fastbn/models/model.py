@@ -21,6 +21,7 @@ from fastbn.models._files import read_arrays, write_arrays
 from fastbn.models._progress import EpochProgress, format_logs, resolve_verbose
 from fastbn.models._summary import print_summary
 from fastbn.models.engine import CHUNK, Engine, Totals, Training
+from fastbn.ops._options import algorithm_code
 
 Array = npt.NDArray[Any]
 Callbacks = Iterable[Callback] | None
@@ -58,7 +59,7 @@ class Model:
         self.stop_training = False
         self.history: History | None = None
         self._output = None
-        self._seed: int | None = None
+        self._seed = draw_seed()
         self._training: Training | None = None
         self._engine: Engine | None = None
         self._mixed_inputs = False  # uint8 and float data have come: bytes are converted from now on
@@ -133,8 +134,6 @@ class Model:
                     f"{operation}: the model '{self.name}' has no weights before its input's shape is known: give the "
                     "first layer input_shape=..., add fastbn.Input(...) first, or call build or fit"
                 )
-            if self._seed is None:
-                self._seed = draw_seed()
             self._engine = Engine(self._output, self._seed, self._training)
         return self._engine
 
@@ -143,13 +142,11 @@ class Model:
             raise ValueError(f"{operation}: the model must be compiled first. Call model.compile(optimizer, loss)")
         return self._require_engine(operation, sample_shape), self._training
 
-    def _replace_engine(self) -> None:
+    def _replace_engine(self, old: Engine) -> None:
         """Make the program anew for other settings; the weights stay."""
-        if self._engine is not None:
-            old = self._engine
-            engine = Engine(old.output, old.seed, self._training, old.input_dtype)
-            engine.carry_weights(old)
-            self._engine = engine
+        engine = Engine(old.output, old.seed, self._training, old.input_dtype)
+        engine.carry_weights(old)
+        self._engine = engine
 
     def summary(self, line_length: int | None = None, print_fn: Callable[[str], Any] | None = None) -> None:
         """Print layers, output shapes, parameters and forward multiply-adds of one sample, and their totals."""
@@ -278,13 +275,15 @@ class Model:
         if loss is not None:
             function = losses.get(loss)
             named = tuple(_metrics(metrics, function))
+            algorithm_code("compile", conv_algorithm)
             training = Training(chosen, function, named, conv_algorithm, bool(keep_gradients))
-            if self._output is not None:
-                training.check_output(self._output)
         before = self._training
         self._training = training
         try:
-            self._replace_engine()
+            if self._engine is not None:
+                self._replace_engine(self._engine)
+            elif self._output is not None:
+                self._require_engine("compile")
         except BaseException:
             self._training = before
             raise

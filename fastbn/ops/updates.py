@@ -52,7 +52,7 @@ def sgd_update(
     optimizer = _core.Optimizer(
         _core.SGD, learning_rate=learning_rate, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
     )
-    return _update(op, optimizer, 0, w, g, {"velocity": velocity} if momentum != 0 else {})
+    return _update(op, optimizer, 0, w, g, {"velocity": velocity} if momentum > 0 else {})
 
 
 def rmsprop_update(
@@ -87,7 +87,7 @@ def rmsprop_update(
         weight_decay=weight_decay,
     )
     slots: dict[str, Float32 | None] = {"velocity": velocity}
-    if momentum != 0:
+    if momentum > 0:
         slots["momentum_buffer"] = momentum_buffer
     if centered:
         slots["average_gradient"] = average_gradient

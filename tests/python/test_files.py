@@ -1,0 +1,95 @@
+"""Weights in files: whole or not at all, checked before any is taken."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import numpy as np
+import pytest
+
+import fastbn
+from fastbn import layers
+
+
+def make(units=3):
+    return fastbn.Sequential([fastbn.Input((4,)), layers.Dense(units), layers.BatchNormalization()])
+
+
+def assert_same(a, b):
+    for x, y in zip(a.get_weights(), b.get_weights(), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_round_trip(tmp_path):
+    a, b = make(), make()
+    a.save_weights(tmp_path / "w.npz")
+    b.load_weights(str(tmp_path / "w.npz"))
+    assert_same(a, b)
+    assert os.listdir(tmp_path) == ["w.npz"]
+    with np.load(tmp_path / "w.npz") as stored:
+        assert stored["dense/kernel"].shape == (4, 3)
+    with pytest.raises(FileExistsError, match=r"w\.npz"):
+        a.save_weights(tmp_path / "w.npz", overwrite=False)
+    with pytest.raises(ValueError, match=r"\.npz"):
+        a.save_weights(tmp_path / "w.weights.h5")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    a = make()
+    path = tmp_path / "w.npz"
+    a.save_weights(path)
+    before = path.read_bytes()
+
+    def broken(file, **arrays):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez", broken)
+    with pytest.raises(OSError, match="disk full"):
+        a.save_weights(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["w.npz"]
+
+
+def damaged(kind, content):
+    if kind == "cut":
+        return content[: len(content) // 2]
+    if kind == "empty":
+        return b""
+    if kind == "text":
+        return b"not weights"
+    if kind == "flipped":
+        middle = content.index(b"dense/kernel") + 200
+        return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
+    if kind == "array":
+        file = io.BytesIO()
+        np.save(file, np.zeros(3))
+        return file.getvalue()
+    file = io.BytesIO()
+    np.savez(file, **{"dense/kernel": np.array([{}], dtype=object)})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["cut", "empty", "text", "flipped", "array", "objects"])
+def test_damaged_files_are_refused_by_name(kind, tmp_path):
+    a, b = make(), make()
+    path = tmp_path / "w.npz"
+    a.save_weights(path)
+    path.write_bytes(damaged(kind, path.read_bytes()))
+    before = b.get_weights()
+    with pytest.raises(ValueError, match=r"load_weights: .*w\.npz"):
+        b.load_weights(path)
+    for x, y in zip(before, b.get_weights(), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_weights_of_another_model(tmp_path):
+    make().save_weights(tmp_path / "w.npz")
+    with pytest.raises(ValueError, match=r"dense/kernel must be float32 of shape \(4, 2\).*w\.npz"):
+        make(2).load_weights(tmp_path / "w.npz")
+    other = fastbn.Sequential([fastbn.Input((4,)), layers.Dense(3, name="head")])
+    with pytest.raises(ValueError, match=r"this model's weights.*head/kernel"):
+        other.load_weights(tmp_path / "w.npz")
+    with pytest.raises(FileNotFoundError):
+        other.load_weights(tmp_path / "no.npz")
