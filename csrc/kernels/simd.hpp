@@ -180,6 +180,26 @@ FASTBN_INLINE void store_bytes(uint8_t* p, vint v) {
   memcpy(p, &b, sizeof b);
 #endif
 }
+// The first n of them; the others are 0, and memory past n is not touched.
+FASTBN_INLINE vint load_bytes_partial(const uint8_t* p, int64_t n) {
+#if defined(__AVX512F__)
+  const __mmask16 lanes = (__mmask16)((1u << n) - 1u);
+  return (vint)_mm512_maskz_cvtepu8_epi32(lanes, _mm_maskz_loadu_epi8(lanes, p));
+#else
+  uint8_t all[FASTBN_LANES] = {};
+  for (int64_t i = 0; i < n; ++i) all[i] = p[i];
+  return load_bytes(all);
+#endif
+}
+FASTBN_INLINE void store_bytes_partial(uint8_t* p, vint v, int64_t n) {
+#if defined(__AVX512F__)
+  _mm512_mask_cvtepi32_storeu_epi8(p, (__mmask16)((1u << n) - 1u), (__m512i)v);
+#else
+  uint8_t all[FASTBN_LANES];
+  store_bytes(all, v);
+  for (int64_t i = 0; i < n; ++i) p[i] = all[i];
+#endif
+}
 
 FASTBN_INLINE vdouble load_vdouble(const double* p) {
   vdouble v;

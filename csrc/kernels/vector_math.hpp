@@ -135,6 +135,7 @@ FASTBN_INLINE vfloat activate_gradient(vfloat dy, [[maybe_unused]] vfloat y, [[m
 template <int Value>
 struct Constant {
   static constexpr int value = Value;
+  constexpr operator int64_t() const { return Value; }
 };
 template <class Body>
 FASTBN_INLINE void with_activation(int32_t activation, float alpha, Body body) {
