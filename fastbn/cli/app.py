@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -27,6 +27,11 @@ class Data(str, Enum):
 DataOption = Annotated[
     Data, typer.Option("--data", help="Data set; auto is MNIST where it can be had and otherwise digits drawn here.")
 ]
+
+
+def _fail(command: str, error: Exception) -> NoReturn:
+    typer.echo(f"fastbn {command}: {error}", err=True)
+    raise typer.Exit(1) from error
 
 
 def _print_path(kind: str) -> None:
@@ -82,8 +87,12 @@ def info() -> None:
     """Print version, build, instruction sets, threads and why that number."""
     from fastbn.cli.info import report
 
-    for label, value in report():
-        typer.echo(f"{label:24}{value}")
+    try:
+        lines = report()
+    except ValueError as error:  # FASTBN_ISA or OMP_NUM_THREADS
+        _fail("info", error)
+    for label, value in lines:
+        typer.echo(f"{label:24}{value}".rstrip())
 
 
 @app.command()
@@ -97,6 +106,5 @@ def demo(data: DataOption = Data.auto) -> None:
     try:
         loaded = load(data.value)
     except (OSError, ValueError) as error:
-        typer.echo(f"fastbn demo: {error}", err=True)
-        raise typer.Exit(1) from error
+        _fail("demo", error)
     demonstration.run(loaded, Console())
