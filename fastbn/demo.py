@@ -63,8 +63,8 @@ _RUNS = (
     _Run("mlp", networks.mlp, _rmsprop, 1, images=False),
     _Run("cnn", networks.cnn, _rmsprop, 1, images=True),
     _Run("cnn_small", networks.cnn_small, _rmsprop, 1, images=True),
-    _Run("article, no BN", lambda: networks.article("sigmoid", 0), _article_sgd, 2, images=False),
-    _Run("article, one BN", lambda: networks.article("sigmoid", 1), _article_sgd, 2, images=False),
+    _Run("article", lambda: networks.article("sigmoid", 0), _article_sgd, 2, images=False),
+    _Run("article + BN", lambda: networks.article("sigmoid", 1), _article_sgd, 2, images=False),
 )
 
 
@@ -83,7 +83,8 @@ def _train(run: _Run, data: DataSet, progress: Progress) -> Row:
     shape = (28, 28, 1) if run.images else (784,)
 
     def scaled(x: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return x.reshape(-1, *shape) / np.float32(255)
+        images: NDArray[np.float32] = x.reshape(-1, *shape) / np.float32(255)
+        return images
 
     utils.set_random_seed(_SEED)
     model = run.build()
@@ -103,7 +104,7 @@ def table(rows: list[Row]) -> Table:
     """The rows, beside the seconds that the question reports."""
     out = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     out.add_column("network")
-    for heading in ("parameters", "multiply-adds", "s an epoch", "the question's s", "accuracy"):
+    for heading in ("parameters", "multiply-adds", "s/epoch", "question's", "accuracy"):
         out.add_column(heading, justify="right")
     for row in rows:
         theirs = _QUESTION_SECONDS.get(row.network)
@@ -141,7 +142,7 @@ def verdict(rows: list[Row]) -> str:
         judgement = "cnn_small takes longer than mlp with less arithmetic, so here time does not follow arithmetic"
     else:
         judgement = "cnn is faster than mlp with more arithmetic, so here time does not follow arithmetic"
-    plain, normalised = by_name["article, no BN"], by_name["article, one BN"]
+    plain, normalised = by_name["article"], by_name["article + BN"]
     change = "raises" if normalised.accuracy > plain.accuracy else "does not raise"
     return (
         f"{against_mlp(cnn)} and {against_mlp(small)}: {judgement}; one batch-norm {change} the article's sigmoid "
@@ -152,14 +153,14 @@ def verdict(rows: list[Row]) -> str:
 def run(data: DataSet, console: Console) -> list[Row]:
     """Train every network of the demo, show progress, then the table and the verdict; returns the rows."""
     console.print(data.note, highlight=False)
-    columns = (TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     rows = []
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         for entry in _RUNS:
             row = _train(entry, data, progress)
             rows.append(row)
             console.print(
-                f"{row.network:16} {row.seconds:6.2f} s an epoch, accuracy {row.accuracy:.2%}", highlight=False
+                f"{row.network:12} {row.seconds:6.2f} s an epoch, accuracy {row.accuracy:.2%}", highlight=False
             )
     console.print(table(rows))
     console.print(verdict(rows), highlight=False)

@@ -43,4 +43,5 @@ def parse(data: bytes, shape: tuple[int, ...], path: Path) -> NDArray[np.uint8]:
             f"datasets: a data file must hold {len(expected) + values} bytes. Received: {path} with {len(data)} bytes"
         )
     # A copy of its own, writable as Keras' arrays are.
-    return np.frombuffer(data, dtype=np.uint8, offset=len(expected)).reshape(shape).copy()
+    array: NDArray[np.uint8] = np.frombuffer(data, dtype=np.uint8, offset=len(expected)).reshape(shape).copy()
+    return array

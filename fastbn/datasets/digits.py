@@ -59,7 +59,7 @@ def _pen_paths(rng: np.random.Generator, labels: NDArray[np.uint8]) -> tuple[_Ar
 def _waves(rng: np.random.Generator, path: _Array, amplitude: float) -> _Array:
     """Bend the path by two smooth plane waves an axis, of 0.4 to 1.1 periods a box."""
     n = len(path)
-    out = path.copy()
+    out: _Array = path.copy()
     for axis in (0, 1):
         for _ in range(2):
             angle = rng.uniform(0, 2 * np.pi, (n, 1))

@@ -16,8 +16,8 @@ ROWS = [
     Row("mlp", 669_706, 668_672, 2.0, 0.96),
     Row("cnn", 110_986, 10_903_680, 20.0, 0.98),
     Row("cnn_small", 5_958, 113_040, 0.5, 0.94),
-    Row("article, no BN", 575_050, 574_080, 1.0, 0.1135),
-    Row("article, one BN", 577_098, 574_080, 1.2, 0.72),
+    Row("article", 575_050, 574_080, 1.0, 0.1135),
+    Row("article + BN", 577_098, 574_080, 1.2, 0.72),
 ]
 
 
@@ -62,8 +62,8 @@ def test_table_fits_a_terminal_of_eighty_columns() -> None:
         "network",
         "parameters",
         "multiply-adds",
-        "s an epoch",
-        "the question's s",
+        "s/epoch",
+        "question's",
         "accuracy",
     ]
     assert lines[3].split() == ["cnn", "110,986", "10,903,680", "20.00", "340", "98.00%"]
