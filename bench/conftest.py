@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import fastbn
+from fastbn import _core
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # test files are imported by path, `benching` by name
 
@@ -32,7 +33,7 @@ def run_case(benchmark: Any, machine: peak.Peak) -> Run:
     def run(case: Case, **info: Any) -> None:
         case.call()
         case.check()
-        benchmark.extra_info.update(info, isa=fastbn.config.isa_in_use(), threads=fastbn.get_num_threads())
+        benchmark.extra_info.update(info, isa=_core.isa_in_use(), threads=fastbn.get_num_threads())
         benchmark(case.call)
         if benchmark.stats is not None:
             seconds = benchmark.stats.stats.median

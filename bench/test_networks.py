@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benching import models
 from benching.layers import LayerByLayer
 from benching.peers import graphs
 
 import fastbn
-from fastbn import networks
+from fastbn import _core, networks
 
 NETWORKS: dict[str, tuple[Callable[[], Any], str]] = {
     "mlp": (networks.mlp, "rmsprop"),
@@ -57,7 +58,7 @@ def rows() -> Iterator[Any]:
                 yield pytest.param(network, batch, i, id=f"{network}/{layer}/{operation}/batch{batch}")
 
 
-@pytest.mark.parametrize(("network", "batch", "number"), rows())
+@pytest.mark.parametrize(("network", "batch", "number"), list(rows()))
 @pytest.mark.benchmark(max_time=0.2, min_rounds=5)
 def test_layer(network: str, batch: int, number: int, benchmark: Any, run_case: Any) -> None:
     row = list(layer_by_layer(network, batch).rows())[number]
@@ -78,18 +79,16 @@ def test_fused_step(network: str, batch: int, benchmark: Any, machine: Any) -> N
     model.train_on_batch(x, labels)
     benchmark.group, benchmark.name = f"{network}, batch {batch}", f"{network}/step"
     benchmark.extra_info.update(network=network, batch=batch, layer="all", direction="step")
-    benchmark.extra_info.update(isa=fastbn.config.isa_in_use(), threads=fastbn.get_num_threads())
+    benchmark.extra_info.update(isa=_core.isa_in_use(), threads=fastbn.get_num_threads())
     benchmark(model.train_on_batch, x, labels)
 
 
 def check_step(model: Any, rule: str, x: Any, labels: Any) -> None:
-    for layer in model.layers:
-        if type(layer).__name__ == "Dropout":
-            layer.rate = 0.0
     weights = {layer.name: layer.get_weights() for layer in model.layers}
-    nodes = graphs.with_logits(graphs.describe(model))
-    by_layer = LayerByLayer(nodes, weights, x, labels, rule)
+    nodes = graphs.without_dropout(graphs.describe(model))
+    by_layer = LayerByLayer(graphs.with_logits(nodes), weights, x, labels, rule)
     expected = by_layer.step()
+    model = models.build(nodes, weights)
     model.compile(optimizer=optimizer(rule), loss="sparse_categorical_crossentropy")
     loss = float(np.ravel(model.train_on_batch(x, labels))[0])
     assert loss == pytest.approx(expected, rel=1e-5)

@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 
 @dataclass
 class Case:
-    """`call` may be repeated; `check` asserts that the last call's result is right."""
+    """`call` may be repeated; `check` asserts that its result is right, after at least one call."""
 
     call: Callable[[], object]
     check: Callable[[], None]
@@ -300,18 +300,16 @@ def update(kind: str, weights: list[Array], gradients: list[Array], slots: list[
     """One optimizer's update of a list of arrays, in place; `slots`: one list an array, zeros where not given."""
     function, count, options = UPDATES[kind]
     held = slots or [[np.zeros_like(w) for _ in range(count)] for w in weights]
-    before = [[array.copy() for array in (w, *own)] for w, own in zip(weights, held, strict=True)]
-    first: list[list[Array]] = []
 
     def call() -> None:
         for w, g, own in zip(weights, gradients, held, strict=True):
             function(w, g, *own, **options)
-        if not first:
-            first.append([w.copy() for w in weights])
 
     def check() -> None:
-        for state, g, after in zip(before, gradients, first[0], strict=True):
-            checks.update(kind, options, state, g, after)
+        before = [[array.copy() for array in (w, *own)] for w, own in zip(weights, held, strict=True)]
+        call()
+        for state, g, w in zip(before, gradients, weights, strict=True):
+            checks.update(kind, options, state, g, w)
 
     passes = 3 + 2 * count  # weights and slots are read and written, gradients read
     return Case(call, check, 0, passes * _bytes(*weights))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 
 import fastbn
-from fastbn import layers, networks, ops
+from fastbn import _core, networks, ops
 
+from .. import models
 from . import graphs
 from .worker import (
     Variant,
@@ -161,27 +161,6 @@ OPERATORS = {
 }
 
 
-def build(nodes: list[graphs.Node]) -> Any:
-    """A fastbn model of graph nodes: Sequential for a chain, Model where nodes branch."""
-    arguments = [{key: value for key, value in node.items() if key not in ("op", "inputs")} for node in nodes]
-    made = [getattr(layers, node["op"])(**keys) for node, keys in zip(nodes[1:], arguments[1:], strict=True)]
-    shape = tuple(nodes[0]["shape"])
-    if all(node["inputs"] == [before["name"]] for before, node in itertools.pairwise(nodes)):
-        return fastbn.Sequential([fastbn.Input(shape), *made])
-    values = {nodes[0]["name"]: fastbn.Input(shape)}
-    for node, layer in zip(nodes[1:], made, strict=True):
-        inputs = [values[source] for source in node["inputs"]]
-        values[node["name"]] = layer(inputs if node["op"] == "Add" else inputs[0])
-    return fastbn.Model(values[nodes[0]["name"]], values[nodes[-1]["name"]])
-
-
-def load(model: Any, weights: dict[str, list[np.ndarray]]) -> Any:
-    for layer in model.layers:
-        if layer.name in weights:
-            layer.set_weights(weights[layer.name])
-    return model
-
-
 class FastbnWorker(Worker):
     name = "fastbn"
 
@@ -192,7 +171,7 @@ class FastbnWorker(Worker):
     def versions(self) -> dict[str, str]:
         return {
             "fastbn": fastbn.__version__,
-            "isa": fastbn.config.isa_in_use(),
+            "isa": _core.isa_in_use(),
             "threads": str(fastbn.get_num_threads()),
         }
 
@@ -201,7 +180,7 @@ class FastbnWorker(Worker):
 
     def describe(self, work: Work, weights: str) -> list[dict[str, Any]]:
         if "nodes" in work:
-            model = build(work["nodes"])
+            model = models.build(work["nodes"])
         elif work["network"] == "article":
             model = networks.article("relu", **work["options"])
         else:
@@ -212,7 +191,7 @@ class FastbnWorker(Worker):
 
     @staticmethod
     def _compiled(work: Work, nodes: list[graphs.Node], spec: dict[str, Any]) -> Any:
-        model = load(build(nodes), graphs.load_weights(work["weights"]))
+        model = models.build(nodes, graphs.load_weights(work["weights"]))
         arguments = {key: value for key, value in spec.items() if key != "name"}
         optimizer = {"sgd": fastbn.optimizers.SGD, "rmsprop": fastbn.optimizers.RMSprop}[spec["name"]](**arguments)
         model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy")
