@@ -96,7 +96,9 @@ template <class Predicate>
 std::string list_sets(Predicate holds) {
   std::string names;
   for (const InstructionSet& set : kSets) {
-    if (holds(set)) names += (names.empty() ? "" : ",") + std::string(set.name);
+    if (!holds(set)) continue;
+    if (!names.empty()) names += ',';
+    names += set.name;
   }
   return names;
 }

@@ -28,7 +28,10 @@ int64_t checked_product(const char* operation, std::initializer_list<int64_t> fa
   for (const int64_t factor : factors) {
     if (factor > std::numeric_limits<int64_t>::max() / 4 / product) {
       std::string received;
-      for (const int64_t f : factors) received += (received.empty() ? "" : " x ") + std::to_string(f);
+      for (const int64_t f : factors) {
+        if (!received.empty()) received += " x ";
+        received += std::to_string(f);
+      }
       fail(FBN_OUT_OF_MEMORY, operation, ": the byte count of a tensor must fit into 63 bits. Received: ", received,
            " float32 values");
     }
