@@ -19,7 +19,6 @@ class NetworkCase:
     layers: tuple[Layer, ...]
     loss: str = CROSS_ENTROPY
     batch: int = 12
-    keras: bool = False  # also trained beside Keras
 
     def __str__(self) -> str:
         return self.name
@@ -84,7 +83,6 @@ CASES = [
         Layer("dropout", "dropout_2", rate=0.0),
         dense("dense_3", 10, "softmax"),
         batch=31,
-        keras=True,
     ),
     _network(
         "sigmoid_bn",
@@ -97,7 +95,6 @@ CASES = [
         bn("bn_3", scale=False),
         dense("dense_4", 10, "softmax"),
         batch=64,
-        keras=True,
     ),
     _network(
         "cnn",
@@ -108,7 +105,6 @@ CASES = [
         Layer("dropout", "dropout", rate=0.0),
         FLATTEN,
         dense("dense", 10, "softmax"),
-        keras=True,
     ),
     _network(
         "cnn_bn",
@@ -124,8 +120,39 @@ CASES = [
         dense("dense_1", 16, "relu"),
         bn("bn_3"),
         dense("dense_2", 10, "softmax"),
-        keras=True,
         batch=16,
+    ),
+    _network(
+        "kinked",
+        image(12, 12, 2),
+        conv("conv_1", 8, use_bias=False),
+        bn("bn_1"),
+        act("act_1", "relu"),
+        pool("pool_1", kind="max"),
+        conv("conv_2", 16, padding="same", activation="relu"),
+        bn("bn_2"),
+        pool("pool_2", kind="avg"),
+        FLATTEN,
+        dense("dense_1", 16, "tanh", use_bias=False),
+        bn("bn_3"),
+        dense("dense_2", 10, "softmax"),
+        batch=32,
+    ),
+    _network(
+        "smooth",
+        image(12, 12, 2),
+        conv("conv_1", 8, use_bias=False),
+        bn("bn_1"),
+        act("act_1", "tanh"),
+        pool("pool_1", kind="avg"),
+        conv("conv_2", 16, padding="same", activation="sigmoid"),
+        bn("bn_2"),
+        pool("pool_2", kind="avg"),
+        FLATTEN,
+        dense("dense_1", 16, "tanh", use_bias=False),
+        bn("bn_3"),
+        dense("dense_2", 10, "softmax"),
+        batch=32,
     ),
     _network(
         "residual",

@@ -48,19 +48,8 @@ class KerasTraining:
         self.optimizer.build(self.model.trainable_variables)
         self.trainable = self._names(self.model.trainable_variables)
         self.state = self._names(self.model.non_trainable_variables)
-        by_name = dict(
-            zip(
-                (*self.trainable, *self.state),
-                (*self.model.trainable_variables, *self.model.non_trainable_variables),
-                strict=True,
-            )
-        )
-        for name, value in parameters.items():
-            by_name[name].assign(value.astype(np.float32))
         self.slots = self._slots(optimizer)
-        self._values = [v.value for v in self.model.trainable_variables]
-        self._states = [v.value for v in self.model.non_trainable_variables]
-        self._optimizer_values = [v.value for v in self.optimizer.variables]
+        self.reset(parameters)
         loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
         def loss(values, states, x, y):
@@ -73,6 +62,12 @@ class KerasTraining:
             return value, gradients, values, states, optimizer_values
 
         self._step = jax.jit(step)
+
+    def reset(self, parameters: dict[str, np.ndarray]) -> None:
+        """Begin again at these weights, with fresh slots."""
+        self._values = [np.float32(parameters[n]) for n in self.trainable]
+        self._states = [np.float32(parameters[n]) for n in self.state]
+        self._optimizer_values = [v.value for v in self.optimizer.variables]
 
     def _names(self, variables: list[Any]) -> list[str]:
         owners = {id(v): layer.name for layer in self.model.layers for v in layer.variables}

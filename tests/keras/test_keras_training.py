@@ -15,7 +15,9 @@ from harness.programs import Program
 load()
 
 STEPS = 100
-NETWORKS = ["cnn_bn", "sigmoid_bn"]  # Conv2D, BN, both poolings, dense; relu, sigmoid, tanh
+NETWORKS = ["kinked", "sigmoid_bn"]  # Conv2D, BN, both poolings, dense; relu, sigmoid, tanh
+# Free-running, one unit on the other side of a kink changes the path for good, whoever is right: no kinks here.
+SMOOTH_NETWORKS = ["smooth", "sigmoid_bn"]
 OPTIMIZERS = {
     "sgd": oracles.SGD(0.05),
     "sgd_momentum": oracles.SGD(0.02, momentum=0.9),
@@ -76,7 +78,7 @@ def compare(found, expected, what):
 
 
 @pytest.mark.parametrize("name", [n for n in OPTIMIZERS if n.startswith("sgd")])
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", SMOOTH_NETWORKS)
 def test_free_running_losses(network, name):
     """100 steps of each on its own: losses stay within 1e-4 of Keras'."""
     case, optimizer = with_logits(BY_NAME[network]), OPTIMIZERS[name]
@@ -95,14 +97,15 @@ def test_free_running_losses(network, name):
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "adam"])
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", SMOOTH_NETWORKS)
 def test_distance_to_a_float64_trajectory(network, name):
     """Adaptive rates blow up rounding: over 100 steps fastbn strays at most twice as far from float64 as Keras does."""
     case, optimizer = with_logits(BY_NAME[network]), OPTIMIZERS[name]
+    keras = KerasTraining(case, optimizer, case.network.initial_parameters(seed=0))
     ours, theirs = 0.0, 0.0
     for seed in range(3):
         exact = case.network.initial_parameters(seed=seed)
-        keras = KerasTraining(case, optimizer, exact)
+        keras.reset(exact)
         program = Program(case.layers, case.loss, optimizer, max_batch=case.batch)
         program.set(exact)
         slots = {parameter: optimizer.slots(exact[parameter]) for parameter in keras.trainable}
