@@ -14,11 +14,6 @@
 
 namespace fastbn {
 
-namespace FASTBN_ISA {
-void fill_gemm(GemmKernels& kernels);
-void fill_convolution(ConvolutionKernels& kernels);
-}  // namespace FASTBN_ISA
-
 const KernelTable& FASTBN_TABLE(FASTBN_ISA)();
 
 const KernelTable& FASTBN_TABLE(FASTBN_ISA)() {
