@@ -670,10 +670,6 @@ void Conv2dPlan::backward_bias(const float* dy, float* dbias, int64_t images) co
 
 namespace {
 
-void require_array(const char* operation, const char* name, const void* array, bool needed) {
-  require(array != nullptr || !needed, operation, ": ", name, " is required. Received: NULL");
-}
-
 // The tasks of one correlation over a batch; any cut gives the same bits.
 struct Split {
   int64_t images, rows, units;
@@ -716,8 +712,8 @@ fbn_status fbn_conv2d_output_size(const fbn_conv2d* d, int64_t* out_height, int6
   return guard([&] {
     const char* operation = "conv2d_output_size";
     require_descriptor(operation, d);
-    require_array(operation, "out_height", out_height, true);
-    require_array(operation, "out_width", out_width, true);
+    require_array(operation, "out_height", out_height, 1);
+    require_array(operation, "out_width", out_width, 1);
     const Conv2dGeometry g = resolve_conv2d(operation, *d);
     *out_height = g.out_height;
     *out_width = g.out_width;
@@ -733,9 +729,9 @@ fbn_status fbn_conv2d_forward(const fbn_conv2d* d, const float* x, const float* 
     const Exec run = resolve_exec(operation, exec);
     const int64_t images = d->batch;
     if (!run.workspace_query) {
-      require_array(operation, "x", x, images > 0);
-      require_array(operation, "kernel", kernel, images > 0);
-      require_array(operation, "y", y, images > 0);
+      require_array(operation, "x", x, images * g.in_size());
+      require_array(operation, "kernel", kernel, images > 0 ? g.kernel_size() : 0);
+      require_array(operation, "y", y, images * g.out_size());
     }
     const Correlation c(g, false, is_depthwise(g));
     const int64_t lane_scratch = round_up(c.scratch(), 16);
@@ -765,10 +761,10 @@ fbn_status fbn_conv2d_backward(const fbn_conv2d* d, const float* dy, const float
     const int64_t images = d->batch;
     const bool through = d->activation != FBN_LINEAR;
     if (!run.workspace_query) {
-      require_array(operation, "dy", dy, images > 0);
-      require_array(operation, "x", x, images > 0 && dkernel);
-      require_array(operation, "kernel", kernel, images > 0 && dx);
-      require_array(operation, "y (the forward result, for the activation)", y, images > 0 && through);
+      require_array(operation, "dy", dy, images * g.out_size());
+      require_array(operation, "x", x, dkernel ? images * g.in_size() : 0);
+      require_array(operation, "kernel", kernel, dx && images > 0 ? g.kernel_size() : 0);
+      require_array(operation, "y", y, through ? images * g.out_size() : 0);
     }
     const bool depthwise = is_depthwise(g);
     const Correlation c(g, true, depthwise);

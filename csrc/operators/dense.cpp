@@ -184,17 +184,13 @@ namespace {
 
 void validate(const char* operation, const fbn_dense* d) {
   require_descriptor(operation, d);
-  require(d->rows >= 0, operation, ": rows must be at least 0. Received: ", d->rows);
-  require(d->in_features >= 1, operation, ": in_features must be at least 1. Received: ", d->in_features);
-  require(d->out_features >= 1, operation, ": out_features must be at least 1. Received: ", d->out_features);
+  require_size(operation, "rows", d->rows, 0);
+  require_size(operation, "in_features", d->in_features, 1);
+  require_size(operation, "out_features", d->out_features, 1);
   require_activation(operation, d->activation, d->alpha);
   checked_product(operation, {d->rows, d->in_features});
   checked_product(operation, {d->rows, d->out_features});
   checked_product(operation, {d->in_features, d->out_features});
-}
-
-void require_array(const char* operation, const char* name, const void* array, bool needed) {
-  require(array != nullptr || !needed, operation, ": ", name, " is required. Received: NULL");
 }
 
 // Tasks of one pass: a grid of column and row parts with about four tasks a lane, columns first, since every row part
@@ -224,9 +220,9 @@ fbn_status fbn_dense_forward(const fbn_dense* d, const float* x, const float* ke
     validate(operation, d);
     const Exec run = resolve_exec(operation, exec);
     if (!run.workspace_query) {
-      require_array(operation, "x", x, d->rows > 0);
-      require_array(operation, "kernel", kernel, d->rows > 0);
-      require_array(operation, "y", y, d->rows > 0);
+      require_array(operation, "x", x, d->rows * d->in_features);
+      require_array(operation, "kernel", kernel, d->rows > 0 ? d->in_features * d->out_features : 0);
+      require_array(operation, "y", y, d->rows * d->out_features);
     }
     const int64_t rows = d->rows, in = d->in_features, out = d->out_features;
     const DensePlan plan(in, out);
@@ -253,10 +249,10 @@ fbn_status fbn_dense_backward(const fbn_dense* d, const float* dy, const float* 
     const Exec run = resolve_exec(operation, exec);
     const bool through = d->activation != FBN_LINEAR;
     if (!run.workspace_query) {
-      require_array(operation, "dy", dy, d->rows > 0);
-      require_array(operation, "x", x, d->rows > 0 && dkernel);
-      require_array(operation, "kernel", kernel, d->rows > 0 && dx);
-      require_array(operation, "y (the forward result, for the activation)", y, d->rows > 0 && through);
+      require_array(operation, "dy", dy, d->rows * d->out_features);
+      require_array(operation, "x", x, dkernel ? d->rows * d->in_features : 0);
+      require_array(operation, "kernel", kernel, dx && d->rows > 0 ? d->in_features * d->out_features : 0);
+      require_array(operation, "y", y, through ? d->rows * d->out_features : 0);
     }
     const int64_t rows = d->rows, in = d->in_features, out = d->out_features;
     const DensePlan plan(in, out);
