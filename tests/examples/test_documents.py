@@ -21,20 +21,21 @@ def _blocks(page: Path) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, match.start(1)) + 1, match.group(1)) for match in _BLOCK.finditer(text)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page)], ids=lambda page: page.name)
 def test_python_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    blocks = _blocks(page)
-    if not blocks:
-        pytest.skip("no Python on this page")
     train, test = digits._generate(400, 0, 0), digits._generate(100, 0, 1)
     for data_set in (mnist, fashion_mnist, digits):
         monkeypatch.setattr(data_set, "load_data", lambda *_, **__: (train, test))
     monkeypatch.setattr("fastbn.datasets.load", lambda name="auto": DataSet("digits", train, test, "Data: digits."))
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
-    for line, source in blocks:
+    for line, source in _blocks(page):
         # Empty lines in front, so that a failure shows its line in the page.
         exec(compile("\n" * (line - 1) + source, str(page), "exec"), names)
+
+
+def test_pages_with_python() -> None:
+    assert [page.name for page in PAGES if _blocks(page)] == ["README.md", "data.md", "models.md", "operators.md"]
 
 
 def test_the_readme_has_a_short_example() -> None:
