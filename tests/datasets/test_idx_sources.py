@@ -282,13 +282,27 @@ def _left_behind(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file()) if folder.exists() else []
 
 
-def test_download_fills_the_cache_once(tmp_path: Path, server: _Server) -> None:
+def test_download_fills_the_cache_once(tmp_path: Path, server: _Server, capfd: pytest.CaptureFixture[str]) -> None:
     source = replace(SOURCE, mirrors=(server.serve("good"),))
     _check(_sources.load(source))
+    assert capfd.readouterr() == ("", "")  # the progress bar is for terminals
     assert len(server.asked) == 4
     assert _left_behind(tmp_path) == sorted(f"{name}.gz" for name in FILES)
     _check(_sources.load(source))
     assert len(server.asked) == 4
+
+
+def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    bar = _sources._Bar("train-images")
+    bar.total = 1000
+    bar.update(400)
+    bar.reset()
+    bar.update(1000)
+    bar.close()
+    shown = capfd.readouterr().err
+    assert "train-images" in shown
+    assert "1.0/1.0 kB" in shown
 
 
 def test_interrupted_download_is_completed(tmp_path: Path, server: _Server) -> None:
