@@ -1,4 +1,6 @@
 // fastbn._core: the C interface of fastbn, function by function, over NumPy arrays.
+#include <fastbn/fastbn.h>
+
 #include "register.hpp"
 
 namespace py = pybind11;
