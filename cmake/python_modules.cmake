@@ -2,7 +2,7 @@
 find_package(Python REQUIRED COMPONENTS Interpreter Development.Module)
 find_package(pybind11 3 CONFIG REQUIRED)
 
-pybind11_add_module(_core
+pybind11_add_module(_core NO_EXTRAS
     csrc/bindings/module.cpp
     csrc/bindings/arrays.cpp
     csrc/bindings/runtime.cpp

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -284,7 +285,9 @@ void test_part_of() {
 
 }  // namespace
 
-int main() {
+// --no-fork: qemu-user cannot fork a process that has threads.
+int main(int argc, char** argv) {
+  [[maybe_unused]] const bool may_fork = argc < 2 || std::strcmp(argv[1], "--no-fork") != 0;
   CHECK(fbn_set_serial_threshold(0) == FBN_OK);
 #if FASTBN_OPENMP
   constexpr bool parallel = true;
@@ -304,7 +307,7 @@ int main() {
   test_foreign_region();
 #endif
 #if !defined(__SANITIZE_THREAD__)
-  test_fork(parallel);
+  if (may_fork) test_fork(parallel);
 #endif
   return check::report("executor_test");
 }
