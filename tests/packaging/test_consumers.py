@@ -56,8 +56,8 @@ def tool(name: str) -> str:
     return found
 
 
-def where(option: str) -> str:
-    return run([sys.executable, "-m", "fastbn", option]).strip()
+def where(option: str, folder: Path) -> str:
+    return run([sys.executable, "-m", "fastbn", option], cwd=folder).strip()
 
 
 @pytest.mark.parametrize(("language", "suffix"), [("C", "c"), ("CXX", "cpp")])
@@ -71,14 +71,14 @@ def test_cmake(language, suffix, tmp_path):
         "target_link_libraries(consumer PRIVATE fastbn::fastbn)\n"
     )
     cmake = tool("cmake")
-    run([cmake, "-S", str(tmp_path), "-B", str(tmp_path / "build"), f"-Dfastbn_DIR={where('--cmakedir')}"])
+    run([cmake, "-S", str(tmp_path), "-B", str(tmp_path / "build"), f"-Dfastbn_DIR={where('--cmakedir', tmp_path)}"])
     run([cmake, "--build", str(tmp_path / "build")])
     assert run([str(tmp_path / "build" / "consumer")]).strip() == EXPECTED
 
 
 def test_pkg_config(tmp_path):
     (tmp_path / "main.c").write_text(PROGRAM)
-    environment = {**os.environ, "PKG_CONFIG_PATH": where("--pkgconfigdir")}
+    environment = {**os.environ, "PKG_CONFIG_PATH": where("--pkgconfigdir", tmp_path)}
     pkg_config = tool("pkg-config")
     flags = run([pkg_config, "--cflags", "--libs", "fastbn"], env=environment).split()
     version = run([pkg_config, "--modversion", "fastbn"], env=environment).strip()
@@ -117,7 +117,7 @@ def test_cython(tmp_path):
     pytest.importorskip("Cython", reason="Cython is not installed (it is in the test extra)")
     (tmp_path / "consumer.pyx").write_text(CYTHON)
     run([sys.executable, "-m", "cython", "-3", "consumer.pyx"], cwd=tmp_path)
-    includes = [f"-I{fastbn.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
+    includes = [f"-I{fastbn.config.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
     output = f"consumer{sysconfig.get_config_var('EXT_SUFFIX')}"
     run([tool("cc"), "-shared", "-fPIC", "-O1", *includes, "consumer.c", "-o", output], cwd=tmp_path)
     found = run([sys.executable, "-c", USE], cwd=tmp_path).strip()
