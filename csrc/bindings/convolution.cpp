@@ -35,9 +35,9 @@ fbn_conv2d describe(const Shape& x, const Shape& kernel, Pair strides, Pair dila
 // The kernel's third axis must be in_channels / groups; the C interface cannot see it. Returns y's shape.
 Shape output_shape(const Operands& operands, const fbn_conv2d& d, const Shape& x, const Shape& kernel) {
   if (d.groups < 1 || d.in_channels % d.groups != 0 || kernel[2] != d.in_channels / d.groups)
-    operands.invalid("kernel.shape[2] must be the channels of x divided by groups",
-                     "x.shape=" + shape_text(x) + ", kernel.shape=" + shape_text(kernel) +
-                         ", groups=" + std::to_string(d.groups));
+    operands.invalid(
+        "kernel.shape[2] must be the channels of x divided by groups",
+        "x.shape=" + shape_text(x) + ", kernel.shape=" + shape_text(kernel) + ", groups=" + std::to_string(d.groups));
   int64_t height = 0, width = 0;
   check(fbn_conv2d_output_size(&d, &height, &width));
   return {d.batch, height, width, d.out_channels};
@@ -94,9 +94,8 @@ void register_convolution(py::module_& m) {
         py::arg("strides"), py::arg("dilation"), py::arg("groups"), py::arg("padding"), py::arg("pads"),
         py::arg("activation"), py::arg("alpha"), py::arg("algorithm"));
   m.def("conv2d_backward", &conv2d_backward, py::arg("dy"), py::arg("x"), py::arg("kernel"), py::arg("y"),
-        py::arg("dx"), py::arg("dkernel"), py::arg("dbias"), py::arg("strides"), py::arg("dilation"),
-        py::arg("groups"), py::arg("padding"), py::arg("pads"), py::arg("activation"), py::arg("alpha"),
-        py::arg("algorithm"));
+        py::arg("dx"), py::arg("dkernel"), py::arg("dbias"), py::arg("strides"), py::arg("dilation"), py::arg("groups"),
+        py::arg("padding"), py::arg("pads"), py::arg("activation"), py::arg("alpha"), py::arg("algorithm"));
 }
 
 }  // namespace fastbn_python

@@ -50,8 +50,8 @@ void dense_backward(const py::object& dy, const py::object& x, const py::object&
 void register_dense(py::module_& m) {
   m.def("dense_forward", &dense_forward, py::arg("x"), py::arg("kernel"), py::arg("bias"), py::arg("y"),
         py::arg("activation"), py::arg("alpha"));
-  m.def("dense_backward", &dense_backward, py::arg("dy"), py::arg("x"), py::arg("kernel"), py::arg("y"),
-        py::arg("dx"), py::arg("dkernel"), py::arg("dbias"), py::arg("activation"), py::arg("alpha"));
+  m.def("dense_backward", &dense_backward, py::arg("dy"), py::arg("x"), py::arg("kernel"), py::arg("y"), py::arg("dx"),
+        py::arg("dkernel"), py::arg("dbias"), py::arg("activation"), py::arg("alpha"));
 }
 
 }  // namespace fastbn_python

@@ -1,10 +1,10 @@
 // Graphs: layers are added by kind, name, inputs and the fields of fbn_layer as keywords.
 #include "graph.hpp"
 
-#include "register.hpp"
-
 #include <algorithm>
 #include <map>
+
+#include "register.hpp"
 
 namespace fastbn_python {
 namespace {
@@ -65,8 +65,7 @@ const std::map<std::string, Field>& fields() {
        }},
       {"units", [](fbn_layer& l, const py::handle& v) { l.units = v.cast<int64_t>(); }},
       {"use_bias", [](fbn_layer& l, const py::handle& v) { l.use_bias = v.cast<bool>(); }},
-      {"activation",
-       [](fbn_layer& l, const py::handle& v) { l.activation = l.conv.activation = v.cast<int32_t>(); }},
+      {"activation", [](fbn_layer& l, const py::handle& v) { l.activation = l.conv.activation = v.cast<int32_t>(); }},
       {"alpha", [](fbn_layer& l, const py::handle& v) { l.alpha = l.conv.alpha = v.cast<float>(); }},
       {"epsilon", [](fbn_layer& l, const py::handle& v) { l.epsilon = v.cast<double>(); }},
       {"momentum", [](fbn_layer& l, const py::handle& v) { l.momentum = v.cast<double>(); }},
@@ -104,8 +103,8 @@ int32_t add(Graph& self, int32_t kind, const std::string& name, const std::vecto
   layer.kind = kind;
   layer.name = name.c_str();
   if (inputs.size() > FBN_MAX_INPUTS)
-    raise(PyExc_ValueError, name + ": at most " + std::to_string(FBN_MAX_INPUTS) +
-                                " inputs. Received: " + std::to_string(inputs.size()));
+    raise(PyExc_ValueError,
+          name + ": at most " + std::to_string(FBN_MAX_INPUTS) + " inputs. Received: " + std::to_string(inputs.size()));
   layer.num_inputs = static_cast<int32_t>(inputs.size());
   std::copy(inputs.begin(), inputs.end(), layer.inputs);
   for (const auto& [key, value] : keywords) {
@@ -114,32 +113,43 @@ int32_t add(Graph& self, int32_t kind, const std::string& name, const std::vecto
       raise(PyExc_TypeError, "Graph.add: no field of this name. Received: " + key.cast<std::string>());
     field->second(layer, value);
   }
-  const std::scoped_lock lock(self.mutex);
   int32_t node = -1;
-  check(fbn_graph_add(self.graph.get(), &layer, &node));
   int32_t rank = 0;
   int64_t shape[FBN_MAX_RANK] = {};
-  check(fbn_graph_shape(self.graph.get(), node, &rank, shape));
-  self.nodes.resize(static_cast<size_t>(node) + 1);
-  self.nodes[static_cast<size_t>(node)] = {kind, kind == FBN_LAYER_INPUT ? layer.dtype : FBN_FLOAT32,
-                                           Shape(shape, shape + rank)};
+  fbn_status status;
+  {
+    const std::scoped_lock lock(self.mutex);
+    status = fbn_graph_add(self.graph.get(), &layer, &node);
+    if (status == FBN_OK) status = fbn_graph_shape(self.graph.get(), node, &rank, shape);
+    if (status == FBN_OK)
+      self.nodes.push_back({kind, kind == FBN_LAYER_INPUT ? layer.dtype : FBN_FLOAT32, Shape(shape, shape + rank)});
+  }
+  check(status);
   return node;
 }
 
 py::tuple shape(const Graph& self, int32_t node) {
-  const std::scoped_lock lock(self.mutex);
   int32_t rank = 0;
   int64_t extents[FBN_MAX_RANK] = {};
-  check(fbn_graph_shape(self.graph.get(), node, &rank, extents));
+  fbn_status status;
+  {
+    const std::scoped_lock lock(self.mutex);
+    status = fbn_graph_shape(self.graph.get(), node, &rank, extents);
+  }
+  check(status);
   py::tuple result(static_cast<size_t>(rank));
   for (int32_t i = 0; i < rank; ++i) result[static_cast<size_t>(i)] = py::int_(extents[i]);
   return result;
 }
 
 std::tuple<int64_t, int64_t, int64_t> layer_cost(const Graph& self, int32_t node) {
-  const std::scoped_lock lock(self.mutex);
   int64_t trainable = 0, other = 0, multiply_adds = 0;
-  check(fbn_graph_layer_cost(self.graph.get(), node, &trainable, &other, &multiply_adds));
+  fbn_status status;
+  {
+    const std::scoped_lock lock(self.mutex);
+    status = fbn_graph_layer_cost(self.graph.get(), node, &trainable, &other, &multiply_adds);
+  }
+  check(status);
   return {trainable, other, multiply_adds};
 }
 

@@ -1,10 +1,10 @@
 // The Python class `Graph`: the C graph, and what a program must know of its nodes to check arrays.
 #pragma once
 
-#include "arrays.hpp"
-
 #include <memory>
 #include <mutex>
+
+#include "arrays.hpp"
 
 namespace fastbn_python {
 
@@ -20,7 +20,8 @@ struct Graph {
   };
   std::unique_ptr<fbn_graph, Destroy> graph;
   std::vector<Node> nodes;
-  mutable std::mutex mutex;  // the C graph is not for two threads at once
+  // The C graph is not for two threads at once. Nothing of Python is touched while it is held.
+  mutable std::mutex mutex;
 };
 
 }  // namespace fastbn_python

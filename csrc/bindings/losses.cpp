@@ -54,8 +54,7 @@ void mean_squared_error_backward(const py::object& predictions, const py::object
   const auto v = operands.view<float>(predictions, "predictions", 2);
   const float* pt = operands.in<float>(targets, "targets", v.shape);
   float* pd = operands.out<float>(dpredictions, "dpredictions", v.shape);
-  operands.run(
-      [&] { return fbn_mean_squared_error_backward(v.shape[0], v.shape[1], v.data, pt, scale, pd, nullptr); });
+  operands.run([&] { return fbn_mean_squared_error_backward(v.shape[0], v.shape[1], v.data, pt, scale, pd, nullptr); });
 }
 
 }  // namespace
@@ -63,8 +62,8 @@ void mean_squared_error_backward(const py::object& predictions, const py::object
 void register_losses(py::module_& m) {
   m.def("softmax_cross_entropy_forward", &softmax_cross_entropy_forward, py::arg("logits"), py::arg("labels"),
         py::arg("loss"), py::arg("probabilities"));
-  m.def("softmax_cross_entropy_backward", &softmax_cross_entropy_backward, py::arg("probabilities"),
-        py::arg("labels"), py::arg("dlogits"), py::arg("scale"));
+  m.def("softmax_cross_entropy_backward", &softmax_cross_entropy_backward, py::arg("probabilities"), py::arg("labels"),
+        py::arg("dlogits"), py::arg("scale"));
   m.def("mean_squared_error_forward", &mean_squared_error_forward, py::arg("predictions"), py::arg("targets"),
         py::arg("loss"));
   m.def("mean_squared_error_backward", &mean_squared_error_backward, py::arg("predictions"), py::arg("targets"),

@@ -33,9 +33,9 @@ void batch_norm_forward(const py::object& x, const py::object& gamma, const py::
   operands.run([&] { return fbn_batch_norm_forward(&d, vx.data, pg, pb, pr, py_, pm, pv, nullptr); });
 }
 
-void batch_norm_inference(const py::object& x, const py::object& gamma, const py::object& beta,
-                          const py::object& mean, const py::object& variance, const py::object& residual,
-                          const py::object& y, double epsilon, int32_t activation, float alpha) {
+void batch_norm_inference(const py::object& x, const py::object& gamma, const py::object& beta, const py::object& mean,
+                          const py::object& variance, const py::object& residual, const py::object& y, double epsilon,
+                          int32_t activation, float alpha) {
   Operands operands("batch_norm_inference");
   const auto vx = operands.view<float>(x, "x", 2);
   const fbn_batch_norm d = describe(vx.shape, epsilon, activation, alpha, !residual.is_none(), false);
@@ -57,9 +57,8 @@ struct Backward {
 };
 
 Backward take_backward(Operands& operands, const py::object& dy, const py::object& x, const py::object& gamma,
-                       const py::object& beta, const py::object& mean, const py::object& variance,
-                       const py::object& y, double epsilon, int32_t activation, float alpha, bool residual,
-                       bool frozen) {
+                       const py::object& beta, const py::object& mean, const py::object& variance, const py::object& y,
+                       double epsilon, int32_t activation, float alpha, bool residual, bool frozen) {
   Backward b{};
   b.x = operands.view<float>(x, "x", 2);
   b.d = describe(b.x.shape, epsilon, activation, alpha, residual, frozen);
@@ -73,13 +72,12 @@ Backward take_backward(Operands& operands, const py::object& dy, const py::objec
 }
 
 void batch_norm_backward(const py::object& dy, const py::object& x, const py::object& gamma, const py::object& beta,
-                         const py::object& mean, const py::object& variance, const py::object& y,
-                         const py::object& dx, const py::object& dgamma, const py::object& dbeta,
-                         const py::object& dresidual, double epsilon, int32_t activation, float alpha, bool residual,
-                         bool frozen) {
+                         const py::object& mean, const py::object& variance, const py::object& y, const py::object& dx,
+                         const py::object& dgamma, const py::object& dbeta, const py::object& dresidual, double epsilon,
+                         int32_t activation, float alpha, bool residual, bool frozen) {
   Operands operands("batch_norm_backward");
-  const Backward b = take_backward(operands, dy, x, gamma, beta, mean, variance, y, epsilon, activation, alpha,
-                                   residual, frozen);
+  const Backward b =
+      take_backward(operands, dy, x, gamma, beta, mean, variance, y, epsilon, activation, alpha, residual, frozen);
   float* pdx = operands.optional_out<float>(dx, "dx", b.x.shape);
   float* pdg = operands.optional_out<float>(dgamma, "dgamma", {b.d.channels});
   float* pdb = operands.optional_out<float>(dbeta, "dbeta", {b.d.channels});
@@ -99,8 +97,8 @@ void batch_norm_partial(const py::object& x, const py::object& mean, const py::o
   operands.run([&] { return fbn_batch_norm_partial(&d, vx.data, pm, ps, nullptr); });
 }
 
-void batch_norm_merge(const py::object& counts, const py::object& means, const py::object& m2s,
-                      const py::object& mean, const py::object& variance) {
+void batch_norm_merge(const py::object& counts, const py::object& means, const py::object& m2s, const py::object& mean,
+                      const py::object& variance) {
   Operands operands("batch_norm_merge");
   const auto vm = operands.view<double>(means, "means", 2);
   const int64_t shards = vm.shape[0], channels = vm.shape[1];
@@ -116,8 +114,8 @@ void batch_norm_backward_partial(const py::object& dy, const py::object& x, cons
                                  const py::object& y, const py::object& sum_dy, const py::object& sum_dy_xc,
                                  double epsilon, int32_t activation, float alpha, bool residual) {
   Operands operands("batch_norm_backward_partial");
-  const Backward b = take_backward(operands, dy, x, gamma, beta, mean, variance, y, epsilon, activation, alpha,
-                                   residual, false);
+  const Backward b =
+      take_backward(operands, dy, x, gamma, beta, mean, variance, y, epsilon, activation, alpha, residual, false);
   double* ps = operands.out<double>(sum_dy, "sum_dy", {b.d.channels});
   double* pc = operands.out<double>(sum_dy_xc, "sum_dy_xc", {b.d.channels});
   operands.run([&] {
@@ -132,8 +130,8 @@ void batch_norm_backward_apply(const py::object& dy, const py::object& x, const 
                                int64_t total_rows, const py::object& dx, const py::object& dresidual, double epsilon,
                                int32_t activation, float alpha, bool residual) {
   Operands operands("batch_norm_backward_apply");
-  const Backward b = take_backward(operands, dy, x, gamma, beta, mean, variance, y, epsilon, activation, alpha,
-                                   residual, false);
+  const Backward b =
+      take_backward(operands, dy, x, gamma, beta, mean, variance, y, epsilon, activation, alpha, residual, false);
   const double* ps = operands.in<double>(sum_dy, "sum_dy", {b.d.channels});
   const double* pc = operands.in<double>(sum_dy_xc, "sum_dy_xc", {b.d.channels});
   float* pdx = operands.optional_out<float>(dx, "dx", b.x.shape);
@@ -147,12 +145,12 @@ void batch_norm_backward_apply(const py::object& dy, const py::object& x, const 
 }  // namespace
 
 void register_normalization(py::module_& m) {
-  m.def("batch_norm_forward", &batch_norm_forward, py::arg("x"), py::arg("gamma"), py::arg("beta"),
-        py::arg("residual"), py::arg("y"), py::arg("mean"), py::arg("variance"), py::arg("epsilon"),
-        py::arg("activation"), py::arg("alpha"));
-  m.def("batch_norm_inference", &batch_norm_inference, py::arg("x"), py::arg("gamma"), py::arg("beta"),
-        py::arg("mean"), py::arg("variance"), py::arg("residual"), py::arg("y"), py::arg("epsilon"),
-        py::arg("activation"), py::arg("alpha"));
+  m.def("batch_norm_forward", &batch_norm_forward, py::arg("x"), py::arg("gamma"), py::arg("beta"), py::arg("residual"),
+        py::arg("y"), py::arg("mean"), py::arg("variance"), py::arg("epsilon"), py::arg("activation"),
+        py::arg("alpha"));
+  m.def("batch_norm_inference", &batch_norm_inference, py::arg("x"), py::arg("gamma"), py::arg("beta"), py::arg("mean"),
+        py::arg("variance"), py::arg("residual"), py::arg("y"), py::arg("epsilon"), py::arg("activation"),
+        py::arg("alpha"));
   m.def("batch_norm_backward", &batch_norm_backward, py::arg("dy"), py::arg("x"), py::arg("gamma"), py::arg("beta"),
         py::arg("mean"), py::arg("variance"), py::arg("y"), py::arg("dx"), py::arg("dgamma"), py::arg("dbeta"),
         py::arg("dresidual"), py::arg("epsilon"), py::arg("activation"), py::arg("alpha"), py::arg("residual"),

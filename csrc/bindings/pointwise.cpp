@@ -43,10 +43,9 @@ void dropout_backward(const py::object& dy, const py::object& dx, double rate, u
 }  // namespace
 
 void register_pointwise(py::module_& m) {
-  m.def("activation_forward", &activation_forward, py::arg("x"), py::arg("y"), py::arg("activation"),
+  m.def("activation_forward", &activation_forward, py::arg("x"), py::arg("y"), py::arg("activation"), py::arg("alpha"));
+  m.def("activation_backward", &activation_backward, py::arg("dy"), py::arg("y"), py::arg("dx"), py::arg("activation"),
         py::arg("alpha"));
-  m.def("activation_backward", &activation_backward, py::arg("dy"), py::arg("y"), py::arg("dx"),
-        py::arg("activation"), py::arg("alpha"));
   m.def("dropout_forward", &dropout_forward, py::arg("x"), py::arg("y"), py::arg("rate"), py::arg("seed"));
   m.def("dropout_backward", &dropout_backward, py::arg("dy"), py::arg("dx"), py::arg("rate"), py::arg("seed"));
 }

@@ -37,8 +37,8 @@ std::pair<Shape, bool> pool2d_output_shape(const Shape& x, Pair pool_size, Pair 
   return {std::move(shape), fbn_pool2d_index_dtype(&d) == FBN_INT32};
 }
 
-void max_pool2d_forward(const py::object& x, const py::object& y, const py::object& index, Pair pool_size,
-                        Pair strides, int32_t padding, Pads pads) {
+void max_pool2d_forward(const py::object& x, const py::object& y, const py::object& index, Pair pool_size, Pair strides,
+                        int32_t padding, Pads pads) {
   Operands operands("max_pool2d_forward");
   const auto vx = operands.view<float>(x, "x", 4);
   const fbn_pool2d d = describe(vx.shape, pool_size, strides, padding, pads);
@@ -59,7 +59,8 @@ void max_pool2d_backward(const py::object& dy, const py::object& index, const py
   const auto x = operands.output_view<float>(dx, "dx", 4);
   const fbn_pool2d d = describe(x.shape, pool_size, strides, padding, pads);
   const Shape shape = output_shape(d);
-  if (vy.shape != shape) operands.invalid("dy must have shape " + shape_text(shape), "dy.shape=" + shape_text(vy.shape));
+  if (vy.shape != shape)
+    operands.invalid("dy must have shape " + shape_text(shape), "dy.shape=" + shape_text(vy.shape));
   const void* pi = nullptr;
   if (fbn_pool2d_index_dtype(&d) == FBN_INT32)
     pi = operands.in<int32_t>(index, "index", shape);
@@ -111,8 +112,8 @@ void register_pooling(py::module_& m) {
         py::arg("strides"), py::arg("padding"), py::arg("pads"));
   m.def("max_pool2d_backward", &max_pool2d_backward, py::arg("dy"), py::arg("index"), py::arg("dx"),
         py::arg("pool_size"), py::arg("strides"), py::arg("padding"), py::arg("pads"));
-  m.def("avg_pool2d_forward", &avg_pool2d_forward, py::arg("x"), py::arg("y"), py::arg("pool_size"),
-        py::arg("strides"), py::arg("padding"), py::arg("pads"));
+  m.def("avg_pool2d_forward", &avg_pool2d_forward, py::arg("x"), py::arg("y"), py::arg("pool_size"), py::arg("strides"),
+        py::arg("padding"), py::arg("pads"));
   m.def("avg_pool2d_backward", &avg_pool2d_backward, py::arg("dy"), py::arg("dx"), py::arg("pool_size"),
         py::arg("strides"), py::arg("padding"), py::arg("pads"));
   m.def("global_avg_pool2d_forward", &global_avg_pool2d_forward, py::arg("x"), py::arg("y"));

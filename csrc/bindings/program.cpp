@@ -1,9 +1,9 @@
 // Programs: training steps, evaluation and prediction on rows of whole data sets; parameters, text and costs.
+#include <algorithm>
+
 #include "graph.hpp"
 #include "optimizers.hpp"
 #include "register.hpp"
-
-#include <algorithm>
 
 namespace fastbn_python {
 namespace {
@@ -37,7 +37,8 @@ class Program {
     program_.reset(raw);
     output_ = nodes_.at(static_cast<size_t>(output)).shape;
     labels_dtype_ = labels_dtype;
-    const auto input = std::find_if(nodes_.begin(), nodes_.end(), [](const Node& n) { return n.kind == FBN_LAYER_INPUT; });
+    const auto input =
+        std::find_if(nodes_.begin(), nodes_.end(), [](const Node& n) { return n.kind == FBN_LAYER_INPUT; });
     input_ = *input;  // fbn_program_create refuses a graph without an input
   }
 
@@ -51,8 +52,7 @@ class Program {
     return to_tuple(result);
   }
 
-  py::tuple evaluate(const py::object& x, const py::object& y, const py::object& index, int64_t begin,
-                     int64_t count) {
+  py::tuple evaluate(const py::object& x, const py::object& y, const py::object& index, int64_t begin, int64_t count) {
     Operands operands("program_evaluate");
     const Rows rows = take_rows(operands, x, index, begin, count);
     const void* labels = take_labels(operands, y, rows);
@@ -72,8 +72,7 @@ class Program {
   void node_output(int32_t node, const py::object& x, const py::object& index, int64_t begin, int64_t count,
                    const py::object& out) {
     Operands operands("program_node_output");
-    if (node < 0 || static_cast<size_t>(node) >= nodes_.size())
-      operands.invalid("no such node", std::to_string(node));
+    if (node < 0 || static_cast<size_t>(node) >= nodes_.size()) operands.invalid("no such node", std::to_string(node));
     const Rows rows = take_rows(operands, x, index, begin, count);
     float* po = operands.out<float>(out, "out", batch_shape(count, nodes_[static_cast<size_t>(node)].shape));
     operands.run([&] { return fbn_program_node_output(program_.get(), node, rows.x, rows.index, count, po, nullptr); });
@@ -178,8 +177,7 @@ class Program {
   }
 
   // x and the rows of it that a call is about: index[begin..begin + count), or begin..begin + count.
-  Rows take_rows(Operands& operands, const py::object& x, const py::object& index, int64_t begin,
-                 int64_t count) const {
+  Rows take_rows(Operands& operands, const py::object& x, const py::object& index, int64_t begin, int64_t count) const {
     const int rank = static_cast<int>(input_.shape.size()) + 1;
     const char* data = nullptr;
     Shape shape;
@@ -202,9 +200,9 @@ class Program {
     Rows rows{data, nullptr, total, begin, count};
     const int64_t available = index.is_none() ? total : py::len_hint(index);
     if (begin < 0 || count < 0 || begin > available - count)
-      operands.invalid("begin and count must lie inside the rows", "begin=" + std::to_string(begin) + ", count=" +
-                                                                       std::to_string(count) + " of " +
-                                                                       std::to_string(available));
+      operands.invalid(
+          "begin and count must lie inside the rows",
+          "begin=" + std::to_string(begin) + ", count=" + std::to_string(count) + " of " + std::to_string(available));
     if (index.is_none()) {
       rows.x = data + begin * row_bytes;
       return rows;
@@ -255,10 +253,9 @@ void register_program(py::module_& m) {
       .def(py::init<const Graph&, int32_t, int64_t, uint64_t, int32_t, int32_t, const Optimizer*, int32_t, bool, bool,
                     int64_t>(),
            py::arg("graph"), py::arg("output"), py::kw_only(), py::arg("max_batch"), py::arg("seed"),
-           py::arg("loss") = static_cast<int>(FBN_LOSS_NONE),
-           py::arg("labels_dtype") = static_cast<int>(FBN_FLOAT32), py::arg("optimizer") = py::none(),
-           py::arg("conv_algorithm") = static_cast<int>(FBN_ALGORITHM_AUTO), py::arg("keep_gradients") = false,
-           py::arg("timing") = false, py::arg("block_bytes") = 0)
+           py::arg("loss") = static_cast<int>(FBN_LOSS_NONE), py::arg("labels_dtype") = static_cast<int>(FBN_FLOAT32),
+           py::arg("optimizer") = py::none(), py::arg("conv_algorithm") = static_cast<int>(FBN_ALGORITHM_AUTO),
+           py::arg("keep_gradients") = false, py::arg("timing") = false, py::arg("block_bytes") = 0)
       .def("train", &Program::train, py::arg("x"), py::arg("y"), py::arg("index"), py::arg("begin"), py::arg("count"),
            "One step; returns loss, samples, correct, absolute error, squared error.")
       .def("evaluate", &Program::evaluate, py::arg("x"), py::arg("y"), py::arg("index"), py::arg("begin"),

@@ -355,8 +355,10 @@ class Model:
             if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
                 raise ValueError(f"{op}: validation_data must be (x, y). Received: {type(validation_data).__name__}")
             reject(op, validation_sample_weight=validation_data[2] if len(validation_data) == 3 else None)
+            engine = self._engine
             validation = self._take(op, validation_data[0], validation_data[1])
-            xs, ys = self._take(op, x, y)  # once more: the validation data may have changed the input's dtype
+            if self._engine is not engine:  # the validation data have another dtype, which the program now takes
+                xs = self._take_x(op, x)
         elif validation_split:
             xs, ys, validation = _split(op, xs, ys, validation_split)
         if not len(xs):
