@@ -259,18 +259,27 @@ class Tensor:
         return f"<Tensor shape={self.shape} layer={self.layer.name}>"
 
 
+def _ordered(output: Tensor) -> list[Tensor]:
+    """The values that `output` depends on: the farther from it the earlier, then as a search from it comes by."""
+    found: dict[int, Tensor] = {}  # in the order of the search
+    waiting = [output]
+    while waiting:
+        tensor = waiting.pop()
+        if tensor.number not in found:
+            found[tensor.number] = tensor
+            waiting.extend(reversed(tensor.inputs))
+    distance = dict.fromkeys(found, 0)
+    for number in sorted(found, reverse=True):  # a value has a larger number than those it depends on
+        for source in found[number].inputs:
+            distance[source.number] = max(distance[source.number], distance[number] + 1)
+    return sorted(found.values(), key=lambda tensor: -distance[tensor.number])
+
+
 class Network:
-    """The layers behind a value in the order they were applied, and their graph."""
+    """The layers behind a value in Keras' order, and their graph."""
 
     def __init__(self, output: Tensor, input_dtype: int = _core.FLOAT32) -> None:
-        found: dict[int, Tensor] = {}
-        waiting = [output]
-        while waiting:
-            tensor = waiting.pop()
-            if tensor.number not in found:
-                found[tensor.number] = tensor
-                waiting.extend(tensor.inputs)
-        self.tensors = [found[number] for number in sorted(found)]
+        self.tensors = _ordered(output)
         self.channels_first = self._layout()
         self.graph = _core.Graph()
         self.nodes: dict[int, int] = {}  # number of a tensor -> node

@@ -49,7 +49,7 @@ class Model:
                 f"Received: inputs={source.layer.name}, read are {[t.layer.name for t in read]}"
             )
         taken: set[str] = set()
-        for tensor in network.tensors:
+        for tensor in sorted(network.tensors, key=lambda t: t.number):  # names count in the order of application
             tensor.layer.adopt(self)
             tensor.layer.name_among(taken)
         self._output: Tensor | None = output
@@ -68,7 +68,7 @@ class Model:
 
     @property
     def layers(self) -> list[Layer]:
-        """The layers in the order they were applied."""
+        """The layers in Keras' order: those farther from the output first."""
         assert self._output is not None
         return [tensor.layer for tensor in Network(self._output).tensors]
 

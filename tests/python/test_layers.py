@@ -56,6 +56,17 @@ def test_merging():
     np.testing.assert_allclose(model.predict(x), np.concatenate([x + y, y, x], axis=-1), rtol=1e-5, atol=1e-6)
 
 
+def test_order_of_layers_is_keras():
+    """The farther from the output the earlier, whatever was applied first; names count applications."""
+    source = Input((4, 4, 3))
+    a = layers.BatchNormalization()(layers.Conv2D(3, 1)(source))
+    b = layers.BatchNormalization()(layers.Conv2D(3, 1)(source))
+    model = Model(source, layers.ReLU()(layers.Add()([b, a])))
+    names = ["input_layer", "conv2d_1", "conv2d", "batch_normalization_1", "batch_normalization", "add", "re_lu"]
+    assert [layer.name for layer in model.layers] == names
+    assert [w.shape for w in model.get_weights()] == [(1, 1, 3, 3), (3,)] * 2 + [(3,)] * 8
+
+
 def test_names_are_keras():
     model = Sequential([Input((8, 8, 1)), layers.Conv2D(2, 3), layers.Conv2D(2, 3), layers.BatchNormalization()])
     model.add(layers.Flatten())
