@@ -31,7 +31,8 @@ BatchNormCoefficients batch_norm_coefficients(float* storage, int64_t channels);
 // shift[c]: a value near the channel's (the first row of the part); all three arrays of `channels`.
 void batch_norm_sums(const float* x, int64_t stride, int64_t rows, int64_t channels, const float* shift, double* sum,
                      double* square) noexcept;
-// mean and m2 = sum (x - mean)^2 of a part from its sums; then parts are merged pairwise (Chan).
+// mean and m2 = sum (x - mean)^2 of a part from its sums (mean may be sum, and m2 square, in place); then parts are
+// merged pairwise (Chan).
 void batch_norm_moments(int64_t rows, int64_t channels, const float* shift, const double* sum, const double* square,
                         double* mean, double* m2) noexcept;
 // (count, mean, m2) <- (count, mean, m2) merged with another part; either may be empty.
