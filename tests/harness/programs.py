@@ -30,13 +30,13 @@ def make_graph(layers: list[Layer]) -> tuple[_core.Graph, dict[str, int]]:
     before = ""
     for layer in layers:
         inputs = [nodes[i] for i in layer.inputs or ((before,) if before else ())]
-        kind, fields = _fields(layer)
+        kind, fields = layer_fields(layer)
         nodes[layer.name] = graph.add(kind, layer.name, inputs, **fields)
         before = layer.name
     return graph, nodes
 
 
-def _fields(layer: Layer) -> tuple[int, dict[str, Any]]:
+def layer_fields(layer: Layer) -> tuple[int, dict[str, Any]]:
     o = layer.options
     fields: dict[str, Any] = {}
     if o.get("frozen"):
@@ -68,7 +68,7 @@ def _fields(layer: Layer) -> tuple[int, dict[str, Any]]:
         case "global_avg_pool2d":
             return _core.LAYER_GLOBAL_AVG_POOL2D, {}
         case "dropout":
-            return _core.LAYER_DROPOUT, {"rate": o["rate"]}
+            return _core.LAYER_DROPOUT, {"rate": o["rate"], "seed": o.get("seed", 0)}
         case "reshape":
             return _core.LAYER_RESHAPE, {"shape": list(o["shape"])}
         case "rescaling":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import oracles
 import pytest
-from cases.networks import BY_NAME, CASES, CROSS_ENTROPY
+from cases.networks import BY_NAME, CROSS_ENTROPY
 from harness.compare import assert_within
 from harness.keras_peer import load
 from oracles.network import build
@@ -34,8 +34,13 @@ def weights_of(keras_layer):
     return [np.asarray(v.value) for v in keras_layer.weights]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_weights_and_predictions(case):
+# Between them every kind of layer.
+NAMES = ["bn_everywhere", "concatenate", "regression_image", "residual_projection", "sequence", "uint8", "windows"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_and_predictions(name):
+    case = BY_NAME[name]
     theirs, ours = pair_of_models(case)
     assert ours.count_params() == theirs.count_params()
     assert {layer.name for layer in ours.layers} == {layer.name for layer in theirs.layers}

@@ -231,6 +231,27 @@ def test_four_shards_equal_one_batch(isa):
     np.testing.assert_allclose(variance, whole_variance, rtol=1e-12)
 
 
+@pytest.mark.parametrize(("activation", "residual"), [(None, False), ("relu", False), ("relu", True)])
+def test_backward_of_four_shards_equals_that_of_one_batch(activation, residual, isa):
+    case = BY_NAME["channels_257"]
+    x, gamma, beta, _, dy = case.inputs()
+    r = Data("shards").array(*x.shape) if residual else None
+    options = {"activation": activation, "beta": beta}
+    y, mean, variance = ops.batch_norm_forward(x, gamma, beta, activation=activation, residual=r)
+    whole = ops.batch_norm_backward(dy, x, gamma, mean, variance, y=y, residual=residual, **options)
+    parts = [slice(0, 5), slice(5, 5), slice(5, 16), slice(16, 23)]
+    shards = [(dy[p], x[p], gamma, mean, variance, {"y": y[p], "residual": residual, **options}) for p in parts]
+    sums = [ops.batch_norm_backward_partial(*shard[:-1], **shard[-1]) for shard in shards]
+    sum_dy, sum_dy_xc = (np.sum(s, axis=0) for s in zip(*sums, strict=True))
+    applied = [ops.batch_norm_backward_apply(*shard[:-1], sum_dy, sum_dy_xc, len(x), **shard[-1]) for shard in shards]
+    for i, expected_part in enumerate((whole[0], *whole[3:])):
+        found = np.concatenate([a[i] for a in applied])
+        assert_within(found, expected_part, 4 * UNIT * np.abs(expected_part).max(), "dx" if i == 0 else "dresidual")
+    rstd = 1 / np.sqrt(variance + 1e-3)
+    assert_within(whole[1], rstd * sum_dy_xc, 2 * UNIT * np.abs(whole[1]).max(), "dgamma")
+    assert_within(whole[2], sum_dy, 2 * UNIT * np.abs(whole[2]).max(), "dbeta")
+
+
 def test_nan_of_one_channel_stays_there(isa):
     case = BY_NAME["channels_33"]
     x, gamma, beta, _, dy = (None if a is None else a.copy() for a in case.inputs())
