@@ -39,7 +39,7 @@ class Model:
     """
 
     def __init__(self, inputs: Any = None, outputs: Any = None, name: str | None = None) -> None:
-        self._set_name(name)
+        self._start(name)
         source, output = _single("inputs", inputs), _single("outputs", outputs)
         network = Network(output)
         read = [t for t in network.tensors if isinstance(t.layer, InputLayer)]
@@ -54,7 +54,8 @@ class Model:
             tensor.layer.name_among(taken)
         self._output: Tensor | None = output
 
-    def _set_name(self, name: str | None) -> None:
+    def _start(self, name: str | None) -> None:
+        """The state of a model without layers. The seed is drawn here: it does not depend on when weights are made."""
         self.name = snake_case(type(self).__name__) if name is None else name
         self.stop_training = False
         self.history: History | None = None

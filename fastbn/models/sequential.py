@@ -20,7 +20,7 @@ class Sequential(Model):
     """
 
     def __init__(self, layers: Iterable[Layer | Tensor] | None = None, name: str | None = None) -> None:
-        self._set_name(name)
+        self._start(name)
         self._stack: list[Layer] = []
         self._names: set[str] = set()
         for layer in layers or ():
@@ -90,7 +90,7 @@ class Sequential(Model):
 
     def _build(self, shape: tuple[int, ...] | None) -> None:
         if not self._stack:
-            self._output_missing()
+            raise ValueError(f"model '{self.name}': a Sequential without layers has nothing to compute")
         if self._output is None and shape is not None:
             output = Input(shape)
             output.layer.adopt(self)
@@ -99,6 +99,3 @@ class Sequential(Model):
                 layer.detach()
                 output = layer(output)
             self._output = output
-
-    def _output_missing(self) -> None:
-        raise ValueError(f"model '{self.name}': a Sequential without layers has nothing to compute")
