@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-# `python -m pytest` puts this folder first on the path, and its fastbn/ has no compiled modules: test what is installed.
+# `python -m pytest` puts this folder first on the path, and its fastbn/ has no compiled modules: what is installed is
+# what is tested.
 ROOT = Path(__file__).parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 

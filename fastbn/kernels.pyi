@@ -3,6 +3,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+__pyx_capi__: dict[str, object]  # the C functions, for `cimport`
+__test__: dict[str, str]
+
 def dense_forward(
     x: NDArray[np.float32], kernel: NDArray[np.float32], bias: NDArray[np.float32] | None, y: NDArray[np.float32]
 ) -> None: ...

@@ -4,19 +4,19 @@
 // namespace fastbn::FASTBN_ISA and fill that struct.
 #pragma once
 
-#include "gemm.hpp"
 #include "convolution.hpp"
-#include "pointwise.hpp"
-#include "normalization.hpp"
-#include "pooling.hpp"
+#include "gemm.hpp"
 #include "losses.hpp"
+#include "normalization.hpp"
+#include "pointwise.hpp"
+#include "pooling.hpp"
 #include "updates.hpp"
 
 namespace fastbn {
 
 struct KernelTable {
-  const char* name;     // "baseline", "avx2", "avx512", "neon"
-  int vector_floats;    // lanes of one vector
+  const char* name;   // "baseline", "avx2", "avx512", "neon"
+  int vector_floats;  // lanes of one vector
   GemmKernels gemm;
   ConvolutionKernels convolution;
   PointwiseKernels pointwise;

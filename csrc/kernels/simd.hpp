@@ -41,8 +41,8 @@ inline constexpr int kLanes = FASTBN_LANES;
 typedef float vfloat __attribute__((vector_size(FASTBN_LANES * 4)));
 typedef int32_t vint __attribute__((vector_size(FASTBN_LANES * 4)));
 typedef uint32_t vuint __attribute__((vector_size(FASTBN_LANES * 4)));
-typedef double vdouble __attribute__((vector_size(FASTBN_LANES * 4)));      // half as many lanes
-typedef float vhalf __attribute__((vector_size(FASTBN_LANES * 2)));         // as many lanes as a vdouble
+typedef double vdouble __attribute__((vector_size(FASTBN_LANES * 4)));  // half as many lanes
+typedef float vhalf __attribute__((vector_size(FASTBN_LANES * 2)));     // as many lanes as a vdouble
 typedef uint8_t vbyte __attribute__((vector_size(FASTBN_LANES)));
 
 FASTBN_INLINE vfloat broadcast(float s) { return s - vfloat{}; }

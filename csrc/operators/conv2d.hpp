@@ -51,8 +51,7 @@ class Conv2dPlan {
   // dx = the transposed convolution of dy (dy already through the activation); writes all of dx.
   void backward_data(const float* dy, const float* packed, float* dx, int64_t images, float* scratch) const noexcept;
   // dkernel (HWIO) += one image's gradient after the other, in order.
-  void backward_filter(const float* x, const float* dy, float* dkernel, int64_t images,
-                       float* scratch) const noexcept;
+  void backward_filter(const float* x, const float* dy, float* dkernel, int64_t images, float* scratch) const noexcept;
   // dbias += one image's column sums after the other.
   void backward_bias(const float* dy, float* dbias, int64_t images) const noexcept;
 

@@ -14,7 +14,8 @@ struct Region {  // rows x columns, every array of the call has this row stride
 
 void activation_forward(Region m, int32_t activation, float alpha, const float* x, float* y) noexcept;  // not softmax
 // dx = dy * act'(x), from y = act(x).
-void activation_backward(Region m, int32_t activation, float alpha, const float* dy, const float* y, float* dx) noexcept;
+void activation_backward(Region m, int32_t activation, float alpha, const float* dy, const float* y,
+                         float* dx) noexcept;
 void softmax_forward(Region m, const float* x, float* y) noexcept;
 void softmax_backward(Region m, const float* dy, const float* y, float* dx) noexcept;
 
@@ -23,8 +24,8 @@ void softmax_backward(Region m, const float* dy, const float* y, float* dx) noex
 void dropout_apply(Region m, double rate, uint64_t seed, uint64_t first, int64_t pitch, const float* x,
                    float* y) noexcept;
 
-void add(Region m, const float* a, const float* b, float* sum) noexcept;  // sum = a + b; may be a or b
-void copy(Region m, const float* x, int64_t x_stride, float* y) noexcept; // y has m.stride
+void add(Region m, const float* a, const float* b, float* sum) noexcept;   // sum = a + b; may be a or b
+void copy(Region m, const float* x, int64_t x_stride, float* y) noexcept;  // y has m.stride
 void rescale(Region m, const float* x, float scale, float offset, float* y) noexcept;
 void rescale_u8(int64_t size, const uint8_t* x, float scale, float offset, float* y) noexcept;
 void convert_u8(int64_t size, const uint8_t* x, float* y) noexcept;
