@@ -87,6 +87,31 @@ def start(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Peer], d
     return workers, versions, missing
 
 
+def measure(
+    session: Session, chosen: list[works.Work], peers: list[str], report: dict[str, Any], path: Path | None
+) -> None:
+    """Works one by one into `report`, printed as they come; the file is whole after every one of them."""
+    rows, wrong = report["rows"], report["wrong"]
+    print("\n" + table.heading(peers), flush=True)
+    for work in chosen:
+        new: list[dict[str, Any]] = []
+        try:
+            new = table.rows(session.measure(work))
+        except (Disagreement, WorkerError) as error:
+            wrong.append(str(error))
+            print(f"{work['name']:<58} {error}", flush=True)
+        for row in new:
+            print(table.line(row, peers), flush=True)
+            for reason in row["failures"].values():
+                print(f"    {reason}", flush=True)
+        rows += new
+        report["groups"] = table.summaries(rows, peers)
+        if path:
+            path.write_text(json.dumps(report, indent=1) + "\n")
+        if not session.ours.alive():
+            break
+
+
 def run(options: argparse.Namespace, folder: Path) -> int:
     chosen = works.operators() if options.operators else works.steps()
     chosen = [work for work in chosen if re.search(options.only, work["name"])]
@@ -109,42 +134,22 @@ def run(options: argparse.Namespace, folder: Path) -> int:
             print(f"  {name}: " + ", ".join(f"{key} {value}" for key, value in found.items()))
         peers = [name for name in PEERS if name in workers]
         session = Session(workers["fastbn"], [workers[name] for name in peers], options.pairs, options.seconds, folder)
-        rows: list[dict[str, Any]] = []
-        wrong: list[str] = []
-        print("\n" + table.heading(peers), flush=True)
+        report: dict[str, Any] = {
+            "machine": host,
+            "versions": versions,
+            "missing": missing,
+            "threads": options.threads,
+            "pairs": options.pairs,
+            "rows": [],
+            "wrong": [],
+        }
         begin = time.perf_counter()
-        for work in chosen:
-            try:
-                new = table.rows(session.measure(work))
-            except (Disagreement, WorkerError) as error:
-                wrong.append(str(error))
-                print(f"{work['name']:<58} {error}", flush=True)
-                if workers["fastbn"].process.poll() is not None:
-                    break
-                continue
-            for row in new:
-                print(table.line(row, peers), flush=True)
-                for reason in row["failures"].values():
-                    print(f"    {reason}", flush=True)
-            rows += new
-        found = table.summaries(rows, peers)
-        print("\n" + table.summary_text(found, peers))
-        print(f"\n{len(rows)} rows in {time.perf_counter() - begin:.0f} s, {options.pairs} pairs each")
-        if options.json:
-            report = {
-                "machine": host,
-                "versions": versions,
-                "missing": missing,
-                "threads": options.threads,
-                "pairs": options.pairs,
-                "rows": rows,
-                "groups": found,
-                "wrong": wrong,
-            }
-            options.json.write_text(json.dumps(report, indent=1) + "\n")
-        for problem in wrong:
+        measure(session, chosen, peers, report, options.json)
+        print("\n" + table.summary_text(report["groups"], peers))
+        print(f"\n{len(report['rows'])} rows in {time.perf_counter() - begin:.0f} s, {options.pairs} pairs each")
+        for problem in report["wrong"]:
             print(f"WRONG: {problem}", file=sys.stderr)
-        return 1 if wrong else 0
+        return 1 if report["wrong"] else 0
     finally:
         for peer in workers.values():
             peer.close()

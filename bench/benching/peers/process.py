@@ -91,12 +91,15 @@ class Peer:
             raise WorkerError(f"{self.name}: {answer['error']}")
         return answer
 
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
     def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "It said nothing."
 
     def close(self) -> None:
-        if self.process.poll() is None and self.process.stdin is not None:
+        if self.alive() and self.process.stdin is not None:
             try:
                 self.process.stdin.write('{"command": "quit"}\n')
                 self.process.stdin.close()
