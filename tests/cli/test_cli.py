@@ -15,10 +15,11 @@ from fastbn.cli.app import app
 from fastbn.datasets import DataSet, digits
 
 runner = CliRunner()
+HERE = Path(__file__).parent  # not the root, whose fastbn/ has no compiled modules
 
 
 def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, cwd=HERE)
 
 
 def test_info_says_where_it_runs() -> None:

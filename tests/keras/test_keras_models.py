@@ -25,13 +25,12 @@ def pair_of_models(case, seed=1):
             if variable.name == "moving_variance":
                 value = rng.uniform(0.5, 2, value.shape)
             variable.assign(np.float32(value))
-        # by layer: where a network branches, Keras lists its layers by depth and fastbn as they were applied
-        ours.get_layer(layer.name).set_weights(weights_of(layer))
+    ours.set_weights(weights_of(theirs))
     return theirs, ours
 
 
-def weights_of(keras_layer):
-    return [np.asarray(v.value) for v in keras_layer.weights]
+def weights_of(keras_model):
+    return [np.asarray(v.value) for v in keras_model.weights]
 
 
 # Between them every kind of layer.
@@ -43,10 +42,9 @@ def test_weights_and_predictions(name):
     case = BY_NAME[name]
     theirs, ours = pair_of_models(case)
     assert ours.count_params() == theirs.count_params()
-    assert {layer.name for layer in ours.layers} == {layer.name for layer in theirs.layers}
-    for layer in theirs.layers:
-        for a, e in zip(ours.get_layer(layer.name).get_weights(), weights_of(layer), strict=True):
-            np.testing.assert_array_equal(a, e)
+    assert [layer.name for layer in ours.layers] == [layer.name for layer in theirs.layers]
+    for a, e in zip(ours.get_weights(), weights_of(theirs), strict=True):
+        np.testing.assert_array_equal(a, e)
     x, _ = case.data(9)
     expected = theirs.predict_on_batch(x)
     assert_within(ours.predict(x, verbose=0), expected, 1e-5 * np.abs(expected).max(), "prediction")
@@ -73,7 +71,7 @@ def test_fit_and_evaluate(name):
         np.testing.assert_allclose(histories[1][key], values, rtol=2e-4, atol=1e-6, err_msg=key)
     found, expected = ours.evaluate(x, labels, verbose=0), theirs.evaluate(x, labels, verbose=0)
     np.testing.assert_allclose(found, expected, rtol=2e-4)
-    for a, e in zip(ours.get_weights(), (np.asarray(v.value) for v in theirs.weights), strict=True):
+    for a, e in zip(ours.get_weights(), weights_of(theirs), strict=True):
         assert_within(a, e, 1e-4 * np.abs(e).max() + 1e-6, "weights after two epochs")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -245,7 +246,7 @@ assert keras.callbacks.EarlyStopping and keras.initializers.HeNormal and keras.d
 
 
 def test_a_script_for_keras():
-    subprocess.run([sys.executable, "-c", SCRIPT], check=True)
+    subprocess.run([sys.executable, "-c", SCRIPT], check=True, cwd=Path(__file__).parent)
 
 
 def test_names():
