@@ -28,6 +28,7 @@ python_add_library(kernels MODULE WITH_SOABI ${CMAKE_CURRENT_BINARY_DIR}/kernels
 
 foreach(module _core kernels)
   target_link_libraries(${module} PRIVATE fastbn)
+  target_link_options(${module} PRIVATE -Wl,--version-script=${CMAKE_CURRENT_SOURCE_DIR}/cmake/python_module.map)
   set_target_properties(${module} PROPERTIES INSTALL_RPATH "$ORIGIN/${CMAKE_INSTALL_LIBDIR}")
   install(TARGETS ${module} LIBRARY DESTINATION .)
 endforeach()
