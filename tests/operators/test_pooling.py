@@ -77,7 +77,20 @@ SPECIAL = [np.nan, np.inf, -np.inf]
 
 
 @pytest.mark.parametrize("special", SPECIAL, ids=str)
-@pytest.mark.parametrize("name", ["odd_image", "channels_33", "same", "explicit_asymmetric", "window_289", "cnn"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cnn_small",
+        "channels_2",
+        "channels_8",
+        "odd_image",
+        "channels_33",
+        "same",
+        "explicit_asymmetric",
+        "window_289",
+        "cnn",
+    ],
+)
 def test_nan_and_infinity(name, special, isa):
     case = BY_NAME[name]
     x, _ = case.inputs()
@@ -114,7 +127,18 @@ def test_nan_in_dy_goes_where_the_window_points(isa):
     assert np.isfinite(dx[1:]).all()
 
 
-SOME = ["odd_image", "channels_17", "channels_31", "same", "explicit_asymmetric", "stride_above_window", "empty_batch"]
+SOME = [
+    "cnn_small",
+    "channels_1",
+    "channels_8",
+    "odd_image",
+    "channels_17",
+    "channels_31",
+    "same",
+    "explicit_asymmetric",
+    "stride_above_window",
+    "empty_batch",
+]
 
 
 @pytest.mark.parametrize("offset", [0, 4])
