@@ -7,7 +7,14 @@ have Keras' names and meaning, and train as one recorded program per step. Impor
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
+
+if find_spec("fastbn._core") is None:  # the source folder, first on the path of a Python started beside it
+    raise ImportError(
+        f"fastbn: the folder {__path__[0]!r} holds sources without compiled modules. Start Python in another folder "
+        "to get the installed fastbn, or install in place: pip install -e . --no-build-isolation"
+    )
 
 from fastbn import (
     _core,
@@ -53,7 +60,7 @@ __all__ = [
     "utils",
 ]
 
-_LAZY = ("cli", "config", "costs", "datasets", "kernels", "networks", "studies", "torch")
+_LAZY = ("cli", "config", "datasets", "kernels", "networks")
 
 
 def __getattr__(name: str) -> Any:

@@ -100,3 +100,14 @@ def test_environment_chooses_the_instruction_set(name, tmp_path):
         assert result.returncode != 0
         assert "FASTBN_ISA" in result.stderr
         assert "nonsense" in result.stderr
+
+
+@needs_wheel
+def test_sources_without_modules_say_so():
+    """A Python that is started in the root of the repository finds the sources first."""
+    run = subprocess.run(
+        [sys.executable, "-c", "import fastbn"], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert run.returncode != 0
+    assert "ImportError: fastbn: the folder" in run.stderr
+    assert "pip install -e . --no-build-isolation" in run.stderr
