@@ -15,6 +15,12 @@ namespace {
 
 constexpr int64_t kInferenceBatch = 256;  // capacity of the evaluation and prediction plans
 
+// The number of rows is the caller's to know; what lies before the first is wrong for all.
+void check_index(const char* operation, const int64_t* index, int64_t n) {
+  for (int64_t i = 0; index != nullptr && i < n; ++i)
+    require(index[i] >= 0, operation, ": an index must not be negative. Received: index[", i, "] = ", index[i]);
+}
+
 }  // namespace
 
 Program::Program(const Graph& graph, int output, const fbn_program_options& options)
@@ -227,6 +233,7 @@ void Program::train(const void* x, const void* y, const int64_t* index, int64_t 
   const std::unique_lock training(training_mutex_, std::try_to_lock);
   if (!training) fail(FBN_BUSY, "train: the program is training in another thread");
   if (n > 0) {
+    check_index("train", index, n);
     check_batch_labels("train", y, index, n);
     const std::unique_lock weights(weights_);
     Lease lease(training_, exec.lanes, options_.timing != 0);
@@ -275,6 +282,7 @@ void Program::evaluate(const void* x, const void* y, const int64_t* index, int64
                        const Exec& exec) {
   require(options_.loss != FBN_LOSS_NONE, "evaluate: the program was made without a loss. Received: FBN_LOSS_NONE");
   require(n >= 0, "evaluate: the number of samples must not be negative. Received: ", n);
+  check_index("evaluate", index, n);
   check_batch_labels("evaluate", y, index, n);
   fbn_step_result sums{};
   if (n > 0) {
@@ -309,6 +317,7 @@ void Program::predict(int node, const void* x, const int64_t* index, int64_t n, 
   const Node& target_node = graph_.node(node);
   require(target_node.dtype == FBN_FLOAT32, "predict: the node must be float32. Received: '", target_node.name, "'");
   if (n == 0) return;
+  check_index("predict", index, n);
   Replayable& target = inference(Mode::predict, node);
   const std::shared_lock weights(weights_);
   repack();

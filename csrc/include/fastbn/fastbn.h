@@ -399,7 +399,8 @@ FBN_API void fbn_program_destroy(fbn_program* program);
  * belongs to the capacity: the same bits need the same one. */
 FBN_API fbn_status fbn_program_set_max_batch(fbn_program* program, int64_t max_batch);
 
-/* One training step on rows index[0..n) of x and y (index NULL: rows 0..n). n <= max_batch; 0 does nothing. */
+/* One training step on rows index[0..n) of x and y (index NULL: rows 0..n). n <= max_batch; 0 does nothing.
+ * Indices must lie within x and y; only negative ones can be refused here. */
 FBN_API fbn_status fbn_program_train(fbn_program* program, const void* x, const void* y, const int64_t* index,
                                      int64_t n, fbn_step_result* result, const fbn_exec* exec);
 /* Any n: loss and counts in inference mode; no state changes. */
