@@ -63,14 +63,29 @@ def require_shape(operation: str, name: str, array: npt.NDArray[Any] | None, sha
         raise ValueError(f"{operation}: {name} must have shape {shape}. Received: {name}.shape={array.shape}")
 
 
-def integer(operation: str, name: str, value: Any) -> int:
-    """`value` as an int. Raises TypeError where it is not an integer."""
+def integer(operation: str, name: str, value: Any, below: int = 2**63) -> int:
+    """`value` as an int. Raises TypeError where it is not an integer, ValueError where it is beyond 64 bits."""
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
-        return operator.index(value)
+        number = operator.index(value)
     except TypeError:
         raise TypeError(f"{operation}: {name} must be an integer. Received: {value!r}") from None
+    if not -(2**63) <= number < below:
+        raise ValueError(f"{operation}: {name} must fit into 64 bits. Received: {name}={number}")
+    return number
+
+
+def number(operation: str, name: str, value: Any) -> float:
+    """`value` as a float. Raises TypeError where it is not a number, ValueError where it is beyond a float."""
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{operation}: {name} must be a number. Received: {name}={value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{operation}: {name} must fit into a float. Received: {name}={value!r}") from None
 
 
 def pair(operation: str, name: str, value: Any) -> tuple[int, int]:
@@ -109,8 +124,9 @@ def check_out(
     inputs: Sequence[npt.ArrayLike | None],
     in_place: npt.ArrayLike | None = None,
     name: str = "out",
+    outputs: Sequence[npt.NDArray[Any]] = (),
 ) -> npt.NDArray[Any]:
-    """`out`, if it can hold a result; it may be `in_place` itself, but share no memory with any other input.
+    """`out`, if it can hold a result; it may be `in_place` itself, but share no memory with another input or output.
 
     Raises TypeError where it is not an array, ValueError otherwise.
     """
@@ -129,6 +145,8 @@ def check_out(
             continue
         if _overlap(out, array):
             raise ValueError(f"{operation}: {name} must not overlap an input. Received: arrays that share memory")
+    if any(_overlap(out, array) for array in outputs):
+        raise ValueError(f"{operation}: {name} must not overlap another output. Received: arrays that share memory")
     return out
 
 
@@ -178,12 +196,12 @@ def results(
     if isinstance(out, np.ndarray) or not isinstance(out, Sequence) or len(out) != len(wanted):
         received = f"{len(out)}" if isinstance(out, Sequence) else type(out).__name__
         raise ValueError(f"{operation}: out must be a tuple of {len(wanted)} arrays or None. Received: {received}")
-    given: list[npt.ArrayLike | None] = list(inputs)
+    given: list[npt.NDArray[Any]] = []
     arrays: list[npt.NDArray[Any] | None] = []
     for i, (array, w) in enumerate(zip(out, wanted, strict=True)):
         if w is None or array is None:
             arrays.append(None if w is None else allocate(operation, *w))
             continue
-        arrays.append(check_out(operation, array, *w, given, name=f"out[{i}]"))
+        arrays.append(check_out(operation, array, *w, inputs, name=f"out[{i}]", outputs=given))
         given.append(array)
     return arrays

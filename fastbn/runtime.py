@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from fastbn import _core
 from fastbn._arrays import integer
 
+MOST_THREADS = 1024  # that the C interface takes
+
 __all__ = ["get_num_threads", "num_threads", "set_num_threads"]
 
 
@@ -19,11 +21,11 @@ def get_num_threads() -> int:
 def set_num_threads(number: int) -> None:
     """Set the threads that a call uses; 0 restores the default. Results never depend on it.
 
-    Raises ValueError where `number` is negative, TypeError where it is not an integer.
+    Raises ValueError where `number` is not in [0, 1024], TypeError where it is not an integer.
     """
     threads = integer("set_num_threads", "number", number)
-    if not 0 <= threads < 2**31:
-        raise ValueError(f"set_num_threads: number must be 0 or more. Received: {threads}")
+    if not 0 <= threads <= MOST_THREADS:
+        raise ValueError(f"set_num_threads: number must lie in [0, {MOST_THREADS}]. Received: number={threads}")
     _core.set_num_threads(threads)
 
 

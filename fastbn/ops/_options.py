@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,15 @@ ACTIVATIONS = {
 }
 ALGORITHMS = {"auto": _core.ALGORITHM_AUTO, "direct": _core.ALGORITHM_DIRECT}
 NO_PADS = (0, 0, 0, 0)
+Result = TypeVar("Result")
+
+
+def on_behalf(operation: str, function: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+    """The result of a function that operators share; its ValueError names the operator that was called."""
+    try:
+        return function(*arguments, **options)
+    except ValueError as error:
+        raise ValueError(f"{operation}: {str(error).partition(': ')[2]}") from None
 
 
 def activation_code(operation: str, activation: str | None, softmax: bool = False) -> int:

@@ -13,6 +13,7 @@ from fastbn._arrays import (
     Shape,
     as_float32,
     integer,
+    number,
     optional_float32,
     pair,
     require_rank,
@@ -30,6 +31,7 @@ from fastbn.ops._options import (
     check_need,
     first_shape,
     is_channels_first,
+    on_behalf,
     resolve_padding,
     to_first,
     to_last,
@@ -38,10 +40,13 @@ from fastbn.ops._options import (
 
 def _geometry(operation: str, strides: Any, padding: Any, dilation: Any, groups: Any) -> dict[str, Any]:
     kind, pads = resolve_padding(operation, padding)
+    parts = integer(operation, "groups", groups)
+    if parts < 1:
+        raise ValueError(f"{operation}: groups must be at least 1. Received: groups={parts}")
     return {
         "strides": pair(operation, "strides", strides),
         "dilation": pair(operation, "dilation", dilation),
-        "groups": integer(operation, "groups", groups),
+        "groups": parts,
         "padding": kind,
         "pads": pads,
     }
@@ -86,7 +91,8 @@ def conv2d_forward(
     require_rank(op, "kernel", ks, 4)
     geometry = _geometry(op, strides, padding, dilation, groups)
     code, plan = activation_code(op, activation), algorithm_code(op, algorithm)
-    shape: Shape = tuple(_core.conv2d_output_shape(xs.shape, ks.shape, **geometry))
+    alpha = number(op, "alpha", alpha)
+    shape: Shape = tuple(on_behalf(op, _core.conv2d_output_shape, xs.shape, ks.shape, **geometry))
     y = result(op, out, first_shape(shape) if first else shape, (x, kernel, bias))
     target = result(op, None, shape, ()) if first else y
     _core.conv2d_forward(xs, ks, bs, target, **geometry, activation=code, alpha=alpha, algorithm=plan)
@@ -129,11 +135,12 @@ def conv2d_backward(
     require_rank(op, "kernel", ks, 4)
     geometry = _geometry(op, strides, padding, dilation, groups)
     code, plan = activation_code(op, activation), algorithm_code(op, algorithm)
+    alpha = number(op, "alpha", alpha)
     dys = _images(op, "dy", dy, first)
     ys = None if y is None else _images(op, "y", y, first)
     if code != _core.LINEAR and ys is None:
         raise ValueError(f"{op}: y is needed where there is an activation. Received: y=None, activation={activation!r}")
-    shape: Shape = tuple(_core.conv2d_output_shape(xs.shape, ks.shape, **geometry))
+    shape: Shape = tuple(on_behalf(op, _core.conv2d_output_shape, xs.shape, ks.shape, **geometry))
     require_shape(op, "dy", dys, shape)
     require_shape(op, "y", ys, shape)
     f32 = "float32"
@@ -145,7 +152,17 @@ def conv2d_backward(
     dx, dkernel, dbias = results(op, out, wanted, (dy, x, kernel, y))
     target = result(op, None, xs.shape, ()) if first and dx is not None else dx
     _core.conv2d_backward(
-        dys, xs, ks, ys, target, dkernel, dbias, **geometry, activation=code, alpha=alpha, algorithm=plan
+        dys,
+        xs,
+        ks,
+        ys,
+        target,
+        dkernel,
+        dbias,
+        **geometry,
+        activation=code,
+        alpha=alpha,
+        algorithm=plan,
     )
     if first and dx is not None and target is not None:
         dx[...] = to_first(target)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._arrays import Float32, as_float32, optional_float32, require_rank, require_shape, result, results
+from fastbn._arrays import Float32, as_float32, number, optional_float32, require_rank, require_shape, result, results
 from fastbn.ops._options import Activation, Need, activation_code, check_need
 
 
@@ -44,6 +44,7 @@ def dense_forward(
     xs, ks, rows = _operands(op, x, kernel)
     bs = optional_float32(op, "bias", bias)
     code = activation_code(op, activation)
+    alpha = number(op, "alpha", alpha)
     require_shape(op, "bias", bs, ks.shape[1:])
     y = result(op, out, xs.shape[:-1] + ks.shape[1:], (x, kernel, bias))
     _core.dense_forward(xs.reshape(rows, ks.shape[0]), ks, bs, y.reshape(rows, ks.shape[1]), code, alpha)
@@ -74,6 +75,7 @@ def dense_backward(
     xs, ks, rows = _operands(op, x, kernel)
     dys, ys = as_float32(op, "dy", dy), optional_float32(op, "y", y)
     code = activation_code(op, activation)
+    alpha = number(op, "alpha", alpha)
     if code != _core.LINEAR and ys is None:
         raise ValueError(f"{op}: y is needed where there is an activation. Received: y=None, activation={activation!r}")
     shape = xs.shape[:-1] + ks.shape[1:]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._arrays import Float32, all_results, as_array, as_float32, require_shape, result
+from fastbn._arrays import Float32, all_results, as_array, as_float32, number, require_shape, result
 
 
 def _labels(op: str, labels: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
@@ -74,6 +74,7 @@ def softmax_cross_entropy_backward(
     op = "softmax_cross_entropy_backward"
     ps, shape = _rows(op, "probabilities", probabilities)
     ts = _labels(op, labels, ps.shape)
+    scale = number(op, "scale", scale)
     dlogits = result(op, out, ps.shape, (probabilities, labels))
     _core.softmax_cross_entropy_backward(ps.reshape(shape), ts, dlogits.reshape(shape), scale)
     return dlogits
@@ -110,6 +111,9 @@ def mean_squared_error_backward(
     ps, shape = _rows(op, "predictions", predictions)
     ts = as_float32(op, "targets", targets)
     require_shape(op, "targets", ts, ps.shape)
+    scale = number(op, "scale", scale)
     dpredictions = result(op, out, ps.shape, (predictions, targets))
-    _core.mean_squared_error_backward(ps.reshape(shape), ts.reshape(shape), dpredictions.reshape(shape), scale)
+    _core.mean_squared_error_backward(
+        ps.reshape(shape), ts.reshape(shape), dpredictions.reshape(shape), number(op, "scale", scale)
+    )
     return dpredictions

@@ -23,6 +23,7 @@ from fastbn._arrays import (
     as_float32,
     as_float64,
     integer,
+    number,
     optional_float32,
     require_shape,
     result,
@@ -37,12 +38,12 @@ class _Axis:
     def __init__(self, operation: str, shape: Shape, axis: Any) -> None:
         if len(shape) < 2:
             raise ValueError(f"{operation}: x must have rank 2 or more. Received: x.shape={shape}")
-        number = integer(operation, "axis", axis)
-        if not -len(shape) <= number < len(shape):
-            raise ValueError(f"{operation}: axis must name an axis of x. Received: axis={number}, x.shape={shape}")
+        place = integer(operation, "axis", axis)
+        if not -len(shape) <= place < len(shape):
+            raise ValueError(f"{operation}: axis must name an axis of x. Received: axis={place}, x.shape={shape}")
         self.operation = operation
         self.shape = shape
-        self.axis = number % len(shape)
+        self.axis = place % len(shape)
         self.last = self.axis == len(shape) - 1
         self.channels = shape[self.axis]
         self.moved = (*shape[: self.axis], *shape[self.axis + 1 :], self.channels)
@@ -112,6 +113,7 @@ def batch_norm_forward(
     view, xs = _begin(op, x, axis)
     gs, bs, rs = view.vector("gamma", gamma), view.vector("beta", beta), view.take("residual", residual)
     code = activation_code(op, activation)
+    epsilon, alpha = number(op, "epsilon", epsilon), number(op, "alpha", alpha)
     wanted = [(view.shape, "float32"), ((view.channels,), "float64"), ((view.channels,), "float64")]
     y, mean, variance = all_results(op, out, wanted, (x, gamma, beta, residual))
     target = view.target(y)
@@ -138,6 +140,8 @@ def batch_norm_inference(
 
     y = act((x - moving_mean) / sqrt(moving_variance + epsilon) gamma + beta + residual)
 
+    moving_variance must not be negative: y is NaN where moving_variance + epsilon is below zero.
+
     Raises ValueError for shapes that do not fit, TypeError for arrays that are not of real numbers.
     """
     op = "batch_norm_inference"
@@ -145,6 +149,7 @@ def batch_norm_inference(
     gs, bs, rs = view.vector("gamma", gamma), view.vector("beta", beta), view.take("residual", residual)
     ms, vs = view.statistic("moving_mean", moving_mean), view.statistic("moving_variance", moving_variance)
     code = activation_code(op, activation)
+    epsilon, alpha = number(op, "epsilon", epsilon), number(op, "alpha", alpha)
     y = result(op, out, view.shape, (x, gamma, beta, moving_mean, moving_variance, residual))
     target = view.target(y)
     _core.batch_norm_inference(xs, gs, bs, ms, vs, rs, target, epsilon, code, alpha)
@@ -195,6 +200,7 @@ def batch_norm_backward(
     gs, bs = view.vector("gamma", gamma), view.vector("beta", beta)
     ms, vs = view.statistic("mean", mean), view.statistic("variance", variance)
     code = activation_code(op, activation)
+    epsilon, alpha = number(op, "epsilon", epsilon), number(op, "alpha", alpha)
     _check_activation_source(op, activation, code, y, beta, residual)
     vector = ((view.channels,), "float32")
     wanted = [(view.shape, "float32"), vector, vector] + [(view.shape, "float32")] * bool(residual)
@@ -241,6 +247,8 @@ def batch_norm_merge(counts: npt.ArrayLike, means: npt.ArrayLike, m2s: npt.Array
     """
     op = "batch_norm_merge"
     ns = as_array(op, "counts", counts)
+    if not ns.size:
+        raise ValueError(f"{op}: there must be shards. Received: counts.shape={ns.shape}")
     if ns.dtype.kind not in "iu":
         raise TypeError(f"{op}: counts must be integers. Received: dtype {ns.dtype}")
     ns = np.ascontiguousarray(ns, np.int64)
@@ -278,6 +286,7 @@ def batch_norm_backward_partial(
     gs, bs = view.vector("gamma", gamma), view.vector("beta", beta)
     ms, vs = view.statistic("mean", mean), view.statistic("variance", variance)
     code = activation_code(op, activation)
+    epsilon, alpha = number(op, "epsilon", epsilon), number(op, "alpha", alpha)
     _check_activation_source(op, activation, code, y, beta, residual)
     sum_dy, sum_dy_xc = np.empty(view.channels), np.empty(view.channels)
     _core.batch_norm_backward_partial(
@@ -313,6 +322,7 @@ def batch_norm_backward_apply(
     s1, s2 = view.statistic("sum_dy", sum_dy), view.statistic("sum_dy_xc", sum_dy_xc)
     rows = integer(op, "total_rows", total_rows)
     code = activation_code(op, activation)
+    epsilon, alpha = number(op, "epsilon", epsilon), number(op, "alpha", alpha)
     _check_activation_source(op, activation, code, y, beta, residual)
     dx = allocate(op, view.shape, "float32")
     dresidual = allocate(op, view.shape, "float32") if residual else None

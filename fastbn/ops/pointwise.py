@@ -7,7 +7,7 @@ import math
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._arrays import Float32, as_float32, integer, require_shape, result
+from fastbn._arrays import Float32, as_float32, integer, number, require_shape, result
 from fastbn.ops._options import Activation, activation_code
 
 
@@ -31,6 +31,7 @@ def activation_forward(
     op = "activation_forward"
     xs = as_float32(op, "x", x)
     code = activation_code(op, name, softmax=True)
+    alpha = number(op, "alpha", alpha)
     shape = _matrix_shape(op, xs.shape, code)
     y = result(op, out, xs.shape, (x,), in_place=x)
     _core.activation_forward(xs.reshape(shape), y.reshape(shape), code, alpha)
@@ -56,6 +57,7 @@ def activation_backward(
     dys, ys = as_float32(op, "dy", dy), as_float32(op, "y", y)
     require_shape(op, "y", ys, dys.shape)
     code = activation_code(op, name, softmax=True)
+    alpha = number(op, "alpha", alpha)
     shape = _matrix_shape(op, dys.shape, code)
     dx = result(op, out, dys.shape, (dy, y), in_place=dy)
     _core.activation_backward(dys.reshape(shape), ys.reshape(shape), dx.reshape(shape), code, alpha)
@@ -63,10 +65,10 @@ def activation_backward(
 
 
 def _seed(op: str, seed: int) -> int:
-    number = integer(op, "seed", seed)
-    if not 0 <= number < 2**64:
-        raise ValueError(f"{op}: seed must lie in [0, 2^64). Received: {number}")
-    return number
+    drawn = integer(op, "seed", seed, below=2**64)
+    if drawn < 0:
+        raise ValueError(f"{op}: seed must lie in [0, 2^64). Received: {drawn}")
+    return drawn
 
 
 def dropout_forward(x: npt.ArrayLike, rate: float, seed: int, *, out: Float32 | None = None) -> Float32:
@@ -80,7 +82,7 @@ def dropout_forward(x: npt.ArrayLike, rate: float, seed: int, *, out: Float32 | 
     op = "dropout_forward"
     xs = as_float32(op, "x", x)
     y = result(op, out, xs.shape, (x,))
-    _core.dropout_forward(xs.reshape(xs.size), y.reshape(xs.size), rate, _seed(op, seed))
+    _core.dropout_forward(xs.reshape(xs.size), y.reshape(xs.size), number(op, "rate", rate), _seed(op, seed))
     return y
 
 
@@ -92,5 +94,5 @@ def dropout_backward(dy: npt.ArrayLike, rate: float, seed: int, *, out: Float32 
     op = "dropout_backward"
     dys = as_float32(op, "dy", dy)
     dx = result(op, out, dys.shape, (dy,))
-    _core.dropout_backward(dys.reshape(dys.size), dx.reshape(dys.size), rate, _seed(op, seed))
+    _core.dropout_backward(dys.reshape(dys.size), dx.reshape(dys.size), number(op, "rate", rate), _seed(op, seed))
     return dx

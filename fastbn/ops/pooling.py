@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,16 @@ from fastbn._arrays import (
     require_shape,
     result,
 )
-from fastbn.ops._options import DataFormat, Padding, first_shape, is_channels_first, resolve_padding, to_first, to_last
+from fastbn.ops._options import (
+    DataFormat,
+    Padding,
+    first_shape,
+    is_channels_first,
+    on_behalf,
+    resolve_padding,
+    to_first,
+    to_last,
+)
 
 Index = npt.NDArray[Any]
 
@@ -45,6 +54,8 @@ def _images(op: str, name: str, value: npt.ArrayLike, first: bool) -> Float32:
 
 def _x_shape(op: str, x_shape: Sequence[int], first: bool) -> Shape:
     """The channels_last shape of the forward function's input."""
+    if not isinstance(x_shape, Iterable) or isinstance(x_shape, str):
+        raise TypeError(f"{op}: x_shape must be four sizes. Received: x_shape={x_shape!r}")
     shape = tuple(integer(op, "x_shape", extent) for extent in x_shape)
     if len(shape) != 4 or min(shape) < 0:
         raise ValueError(f"{op}: x_shape must be four sizes. Received: x_shape={shape}")
@@ -72,7 +83,7 @@ def max_pool2d_forward(
     first = is_channels_first(op, data_format)
     xs = _images(op, "x", x, first)
     geometry = _geometry(op, pool_size, strides, padding)
-    extents, wide = _core.pool2d_output_shape(xs.shape, **geometry)
+    extents, wide = on_behalf(op, _core.pool2d_output_shape, xs.shape, **geometry)
     shape: Shape = tuple(extents)
     outer = first_shape(shape) if first else shape
     index_dtype = np.int32 if wide else np.uint8
@@ -100,6 +111,8 @@ def max_pool2d_backward(
 ) -> Float32:
     """dx of `max_pool2d_forward`: each dy goes to the cell that its window's index names, summed where windows overlap.
 
+    An index that names no cell of the window, or one outside the image, contributes nothing.
+
     Raises ValueError for shapes or options that do not fit, TypeError for arrays that are not of real numbers.
     """
     op = "max_pool2d_backward"
@@ -109,7 +122,7 @@ def max_pool2d_backward(
     dys = _images(op, "dy", dy, first)
     chosen = as_array(op, "index", index)
     require_rank(op, "index", chosen, 4)
-    extents, wide = _core.pool2d_output_shape(shape, **geometry)
+    extents, wide = on_behalf(op, _core.pool2d_output_shape, shape, **geometry)
     dtype = np.dtype(np.int32 if wide else np.uint8)
     if chosen.dtype != dtype:
         raise TypeError(f"{op}: index must have dtype {dtype} for this window. Received: dtype {chosen.dtype}")
@@ -141,7 +154,7 @@ def avg_pool2d_forward(
     first = is_channels_first(op, data_format)
     xs = _images(op, "x", x, first)
     geometry = _geometry(op, pool_size, strides, padding)
-    shape: Shape = tuple(_core.pool2d_output_shape(xs.shape, **geometry)[0])
+    shape: Shape = tuple(on_behalf(op, _core.pool2d_output_shape, xs.shape, **geometry)[0])
     y = result(op, out, first_shape(shape) if first else shape, (x,))
     target = result(op, None, shape, ()) if first else y
     _core.avg_pool2d_forward(xs, target, **geometry)
@@ -169,7 +182,7 @@ def avg_pool2d_backward(
     shape = _x_shape(op, x_shape, first)
     geometry = _geometry(op, pool_size, strides, padding)
     dys = _images(op, "dy", dy, first)
-    require_shape(op, "dy", dys, tuple(_core.pool2d_output_shape(shape, **geometry)[0]))
+    require_shape(op, "dy", dys, tuple(on_behalf(op, _core.pool2d_output_shape, shape, **geometry)[0]))
     dx = result(op, out, first_shape(shape) if first else shape, (dy,))
     target = result(op, None, shape, ()) if first else dx
     _core.avg_pool2d_backward(dys, target, **geometry)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._arrays import Float32, as_float32, check_out, integer, require_shape
+from fastbn._arrays import Float32, as_float32, check_out, integer, number, require_shape
+
+
+def _optimizer(op: str, kind: int, **settings: float) -> _core.Optimizer:
+    flags = {name: value for name, value in settings.items() if name in ("nesterov", "centered", "amsgrad")}
+    numbers: dict[str, Any] = {name: number(op, name, value) for name, value in settings.items() if name not in flags}
+    return _core.Optimizer(kind, **numbers, **{name: bool(flag) for name, flag in flags.items()})
 
 
 def _update(
@@ -27,8 +35,8 @@ def _update(
         written.append(array)
     require_shape(op, "g", gradient, shape)
     flat = [array.reshape(array.size) for array in arrays]
-    number = integer(op, "iteration", iteration)
-    _core.optimizer_update(op, optimizer, number, flat[0], gradient.reshape(gradient.size), flat[1:])
+    step = integer(op, "iteration", iteration)
+    _core.optimizer_update(op, optimizer, step, flat[0], gradient.reshape(gradient.size), flat[1:])
     return w
 
 
@@ -49,8 +57,8 @@ def sgd_update(
     Raises ValueError for shapes or settings that do not fit, before anything is written.
     """
     op = "sgd_update"
-    optimizer = _core.Optimizer(
-        _core.SGD, learning_rate=learning_rate, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
+    optimizer = _optimizer(
+        op, _core.SGD, learning_rate=learning_rate, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
     )
     return _update(op, optimizer, 0, w, g, {"velocity": velocity} if momentum > 0 else {})
 
@@ -77,7 +85,8 @@ def rmsprop_update(
     Raises ValueError for shapes or settings that do not fit, before anything is written.
     """
     op = "rmsprop_update"
-    optimizer = _core.Optimizer(
+    optimizer = _optimizer(
+        op,
         _core.RMSPROP,
         learning_rate=learning_rate,
         rho=rho,
@@ -117,7 +126,8 @@ def adam_update(
     Raises ValueError for shapes or settings that do not fit, before anything is written.
     """
     op = "adam_update"
-    optimizer = _core.Optimizer(
+    optimizer = _optimizer(
+        op,
         _core.ADAM,
         learning_rate=learning_rate,
         beta_1=beta_1,

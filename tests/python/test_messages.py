@@ -1,0 +1,77 @@
+"""What wrong arguments say: the operator that was called, its rule, and what it received."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastbn
+from fastbn import ops
+
+X = np.ones((2, 4, 4, 2), np.float32)
+KERNEL = np.ones((3, 3, 2, 2), np.float32)
+W, G, M, V = np.ones((4, 3), np.float32)
+VECTOR = np.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: ops.conv2d_forward(X, KERNEL, strides=2**70), ValueError, "conv2d_forward: strides must fit"),
+        (lambda: ops.conv2d_forward(X, KERNEL, strides=0), ValueError, "conv2d_forward: "),
+        (lambda: ops.conv2d_forward(X, KERNEL[:, :, :1]), ValueError, "conv2d_forward: "),
+        (lambda: ops.conv2d_forward(X[:, :2], KERNEL), ValueError, "conv2d_forward: "),
+        (lambda: ops.conv2d_backward(X, X[:, :2], KERNEL), ValueError, "conv2d_backward: "),
+        (lambda: ops.conv2d_forward(X, KERNEL, groups=0), ValueError, "conv2d_forward: groups must be at least 1"),
+        (lambda: ops.conv2d_backward(X, X, KERNEL, groups=-2), ValueError, "conv2d_backward: groups must be at least"),
+        (lambda: ops.conv2d_forward(X, KERNEL, alpha="a"), TypeError, "conv2d_forward: alpha must be a number"),
+        (lambda: ops.dense_forward(X, np.ones((2, 2)), alpha=None), TypeError, "dense_forward: alpha must be a number"),
+        (lambda: ops.max_pool2d_forward(X, 5), ValueError, "max_pool2d_forward: "),
+        (lambda: ops.avg_pool2d_forward(X, 2, 0), ValueError, "avg_pool2d_forward: "),
+        (lambda: ops.avg_pool2d_backward(X, None), TypeError, "avg_pool2d_backward: x_shape must be four sizes"),
+        (lambda: ops.avg_pool2d_backward(X, (1, 2, 2, 2**64)), ValueError, "avg_pool2d_backward: x_shape must fit"),
+        (lambda: ops.batch_norm_forward(X, epsilon="a"), TypeError, "batch_norm_forward: epsilon must be a number"),
+        (
+            lambda: ops.batch_norm_inference(X, None, None, VECTOR, VECTOR, epsilon=10**400),
+            ValueError,
+            "batch_norm_inference: epsilon must fit",
+        ),
+        (
+            lambda: ops.batch_norm_merge(np.zeros(0, int), np.zeros((0, 2)), np.zeros((0, 2))),
+            ValueError,
+            "batch_norm_merge: there must be shards",
+        ),
+        (lambda: ops.batch_norm_merge([], [], []), ValueError, "batch_norm_merge: there must be shards"),
+        (lambda: ops.dropout_forward(X, "a", 1), TypeError, "dropout_forward: rate must be a number"),
+        (lambda: ops.dropout_forward(X, 0.5, 2**64), ValueError, "dropout_forward: seed must"),
+        (lambda: ops.mean_squared_error_backward(X, X, "a"), TypeError, "mean_squared_error_backward: scale must be"),
+        (lambda: ops.adam_update(W, G, M, V, iteration=2**63), ValueError, "adam_update: iteration must fit"),
+        (lambda: ops.adam_update(W, G, M, V, epsilon="a"), TypeError, "adam_update: epsilon must be a number"),
+        (lambda: ops.sgd_update(W, G, learning_rate=None), TypeError, "sgd_update: learning_rate must be a number"),
+        (lambda: fastbn.set_num_threads(1025), ValueError, r"set_num_threads: number must lie in \[0, 1024\]"),
+        (lambda: fastbn.set_num_threads(2**70), ValueError, "set_num_threads: number must"),
+    ],
+)
+def test_names_the_operator_and_its_rule(call, error, words):
+    with pytest.raises(error, match=rf"^{words}.*Received: "):
+        call()
+
+
+def test_outputs_that_overlap_are_called_outputs():
+    statistics = np.zeros(2)
+    with pytest.raises(ValueError, match=r"batch_norm_forward: out\[2\] must not overlap another output"):
+        ops.batch_norm_forward(X, out=(None, statistics, statistics))
+
+
+def test_indices_outside_the_window_contribute_nothing():
+    y, index = ops.max_pool2d_forward(X)
+    index[0, 0, 0, 0] = 200
+    dx = ops.max_pool2d_backward(np.ones_like(y), index, X.shape)
+    assert dx[0, :2, :2, 0].sum() == 0
+    assert dx.sum() == y.size - 1
+
+
+def test_a_negative_variance_gives_nan():
+    y = ops.batch_norm_inference(X, None, None, VECTOR, [-1.0, 1.0])
+    assert np.isnan(y[..., 0]).all()
+    assert np.isfinite(y[..., 1]).all()
