@@ -105,6 +105,13 @@ def _overrides(callback: Callback, method: str) -> bool:
     return method in vars(callback) or getattr(type(callback), method) is not getattr(Callback, method)
 
 
+def as_callbacks(given: Callback | Iterable[Callback] | None) -> list[Callback]:
+    """One callback, several or none as a list."""
+    if given is None:
+        return []
+    return [given] if isinstance(given, Callback) else list(given)
+
+
 class CallbackList:
     """Several callbacks as one; `train_batches`, `test_batches`, `predict_batches` say whether any looks at batches."""
 

@@ -18,6 +18,8 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Float32]) ->
     target = Path(path)
     if target.suffix != ".npz":
         raise ValueError(f"save_weights: weights are written as .npz files. Received: {os.fspath(path)!r}")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"save_weights: the file's folder must be there. Received: {os.fspath(path)!r}")
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

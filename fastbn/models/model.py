@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import numpy.typing as npt
 from fastbn import _core, losses, metrics, optimizers
 from fastbn._arrays import Float32, allocate, as_float32, integer
 from fastbn._random import draw_seed, generator
-from fastbn.callbacks import Callback, CallbackList, History
+from fastbn.callbacks import Callback, CallbackList, History, as_callbacks
 from fastbn.layers.core import InputLayer
 from fastbn.layers.layer import Layer, Network, OuterShape, Tensor, snake_case
 from fastbn.models._data import batch_size_of, inner_input, inner_labels, outer_input, reject
@@ -24,7 +26,7 @@ from fastbn.models.engine import CHUNK, Engine, Totals, Training
 from fastbn.ops._options import algorithm_code
 
 Array = npt.NDArray[Any]
-Callbacks = Iterable[Callback] | None
+Callbacks = Callback | Iterable[Callback] | None
 
 
 class Model:
@@ -64,6 +66,8 @@ class Model:
         self._training: Training | None = None
         self._engine: Engine | None = None
         self._mixed_inputs = False  # uint8 and float data have come: bytes are converted from now on
+        self._training_now: list[str] = []  # operations that train the engine at this moment: it must stay the model's
+        self._choice = threading.RLock()  # held while an engine is chosen, or replaced
 
     # ----------------------------------------------------------------- structure
 
@@ -143,6 +147,23 @@ class Model:
             raise ValueError(f"{operation}: the model must be compiled first. Call model.compile(optimizer, loss)")
         return self._require_engine(operation, sample_shape), self._training
 
+    def _refuse_while_training(self, operation: str) -> None:
+        """Raises RuntimeError where a step of the training under way would go into an engine that is given up."""
+        if self._training_now:
+            raise RuntimeError(
+                f"{operation}: the model must not be in training. Received: a call during {self._training_now[-1]}, "
+                "from a callback or another thread"
+            )
+
+    @contextmanager
+    def _trains(self, operation: str) -> Iterator[None]:
+        """Keep the model's engine in place for the time of the block. Begins with `_choice` held."""
+        self._training_now.append(operation)
+        try:
+            yield
+        finally:
+            self._training_now.remove(operation)
+
     def _replace_engine(self, old: Engine) -> None:
         """Make the program anew for other settings; the weights stay."""
         engine = Engine(old.output, old.seed, self._training, old.input_dtype)
@@ -196,7 +217,8 @@ class Model:
     def save_weights(self, filepath: str | os.PathLike[str], overwrite: bool = True) -> None:
         """Write all weights to a .npz file, whole or not at all.
 
-        Raises ValueError for another kind of file, FileExistsError where it is there and `overwrite` is false.
+        Raises ValueError for another kind of file, FileExistsError where it is there and `overwrite` is false,
+        FileNotFoundError where its folder is not there.
         """
         if not overwrite and os.path.exists(filepath):
             raise FileExistsError(f"save_weights: the file is there already. Received: {os.fspath(filepath)!r}")
@@ -212,6 +234,13 @@ class Model:
         arrays = read_arrays(filepath, {name: shape for name, (_, shape) in engine.parameters.items()})
         for name, array in arrays.items():
             engine.set(name, array)
+
+    def save(self, filepath: str | os.PathLike[str], *args: Any, **options: Any) -> None:
+        """Raises NotImplementedError: only weights are written, by `save_weights`."""
+        raise NotImplementedError(
+            "save: whole models are not written; use save_weights, and load_weights of a model made by the same code. "
+            f"Received: filepath={os.fspath(filepath)!r}"
+        )
 
     def gradients(self) -> dict[str, Float32]:
         """Gradients of the last training step by parameter, for models compiled with keep_gradients=True."""
@@ -268,7 +297,8 @@ class Model:
         keep_gradients: keep each step's gradients for `gradients()`. run_eagerly, steps_per_execution and jit_compile
         are Keras' and without effect: every step is planned ahead.
 
-        Raises ValueError for unknown names, NotImplementedError for what Keras has and fastbn has not.
+        Raises ValueError for unknown names, NotImplementedError for what Keras has and fastbn has not, RuntimeError
+        while the model is in training.
         """
         reject("compile", loss_weights=loss_weights, weighted_metrics=weighted_metrics)
         chosen = optimizers.get(optimizer)
@@ -278,16 +308,18 @@ class Model:
             named = tuple(_metrics(metrics, function))
             algorithm_code("compile", conv_algorithm)
             training = Training(chosen, function, named, conv_algorithm, bool(keep_gradients))
-        before = self._training
-        self._training = training
-        try:
-            if self._engine is not None:
-                self._replace_engine(self._engine)
-            elif self._output is not None:
-                self._require_engine("compile")
-        except BaseException:
-            self._training = before
-            raise
+        with self._choice:
+            self._refuse_while_training("compile")
+            before = self._training
+            self._training = training
+            try:
+                if self._engine is not None:
+                    self._replace_engine(self._engine)
+                elif self._output is not None:
+                    self._require_engine("compile")
+            except BaseException:
+                self._training = before
+                raise
 
     @property
     def optimizer(self) -> optimizers.Optimizer | None:
@@ -335,7 +367,7 @@ class Model:
         0 nothing.
 
         Raises ValueError for shapes and values that do not fit, TypeError for arrays of other dtypes,
-        NotImplementedError for arguments of Keras' that are not built in.
+        NotImplementedError for arguments of Keras' that are not built in, RuntimeError while another fit is running.
         """
         op = "fit"
         reject(op, class_weight=class_weight, sample_weight=sample_weight)
@@ -350,46 +382,50 @@ class Model:
                 f"{op}: epochs and initial_epoch must not be negative, and validation_freq be at least 1. "
                 f"Received: epochs={epochs}, initial_epoch={initial_epoch}, validation_freq={validation_freq}"
             )
-        xs, ys = self._take(op, x, y)
-        validation = None
         if validation_data is not None:
             if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
                 raise ValueError(f"{op}: validation_data must be (x, y). Received: {type(validation_data).__name__}")
             reject(op, validation_sample_weight=validation_data[2] if len(validation_data) == 3 else None)
-            engine = self._engine
-            validation = self._take(op, validation_data[0], validation_data[1])
-            if self._engine is not engine:  # the validation data have another dtype, which the program now takes
-                xs = self._take_x(op, x)
-        elif validation_split:
-            xs, ys, validation = _split(op, xs, ys, validation_split)
-        if not len(xs):
-            raise ValueError(f"{op}: there must be samples. Received: x.shape={xs.shape}")
-        engine, training = self._require_training(op)
-        engine.set_capacity(size)
-        history = History()
-        steps = -(-len(xs) // size)
-        params = {"epochs": last, "steps": steps, "verbose": level}
-        called = CallbackList([*(callbacks or ()), history], self, params)
-        self.history = history
-        self.stop_training = False
-        called.call("on_train_begin", None)
-        logs: dict[str, float] = {}
-        for epoch in range(first, last):
-            called.call("on_epoch_begin", epoch, None)
-            progress = EpochProgress(epoch, last, len(xs), level)
-            try:
-                logs = self._train_epoch(engine, training, xs, ys, size, shuffle, called, progress)
-                progress.trained()
-                if validation is not None and (epoch - first + 1) % every == 0:
-                    logs |= self._evaluate(engine, training, *validation, test_size, called).logs("val_")
-            finally:
-                progress.close()
-            called.call("on_epoch_end", epoch, logs)
-            progress.finish(logs)
-            if self.stop_training:
-                break
-        called.call("on_train_end", logs)
-        return history
+        with ExitStack() as running:
+            with self._choice:
+                self._refuse_while_training(op)
+                engine, xs, ys = self._take(op, x, y)
+                validation = None
+                if validation_data is not None:
+                    taken, test_x, test_y = self._take(op, validation_data[0], validation_data[1], "validation_data: ")
+                    validation = (test_x, test_y)
+                    if taken is not engine:  # the validation data have another dtype, which the program now takes
+                        engine, xs = self._take_x(op, x)
+                elif validation_split:
+                    xs, ys, validation = _split(op, xs, ys, validation_split)
+                running.enter_context(self._trains(op))
+            training = engine.training
+            assert training is not None
+            size = min(size, len(xs))  # no block is planned for rows that never come
+            engine.set_capacity(size)
+            history = History()
+            params = {"epochs": last, "steps": -(-len(xs) // size), "verbose": level}
+            called = CallbackList([*as_callbacks(callbacks), history], self, params)
+            self.history = history
+            self.stop_training = False
+            called.call("on_train_begin", None)
+            logs: dict[str, float] = {}
+            for epoch in range(first, last):
+                called.call("on_epoch_begin", epoch, None)
+                progress = EpochProgress(epoch, last, len(xs), level)
+                try:
+                    logs = self._train_epoch(engine, training, xs, ys, size, shuffle, called, progress)
+                    progress.trained()
+                    if validation is not None and (epoch - first + 1) % every == 0:
+                        logs |= self._evaluate(engine, training, *validation, test_size, called).logs("val_")
+                finally:
+                    progress.close()
+                called.call("on_epoch_end", epoch, logs)
+                progress.finish(logs)
+                if self.stop_training:
+                    break
+            called.call("on_train_end", logs)
+            return history
 
     def _train_epoch(
         self,
@@ -460,11 +496,10 @@ class Model:
         reject(op, sample_weight=sample_weight, steps=steps)
         level = resolve_verbose(op, verbose)
         size = batch_size_of(op, batch_size)
-        xs, ys = self._take(op, x, y)
-        if not len(xs):
-            raise ValueError(f"{op}: there must be samples. Received: x.shape={xs.shape}")
-        engine, training = self._require_training(op)
-        called = CallbackList(callbacks or (), self, {"steps": -(-len(xs) // size), "verbose": level})
+        engine, xs, ys = self._take(op, x, y)
+        training = engine.training
+        assert training is not None
+        called = CallbackList(as_callbacks(callbacks), self, {"steps": -(-len(xs) // size), "verbose": level})
         logs = self._evaluate(engine, training, xs, ys, size, called).logs()
         if level:
             print(format_logs(logs), flush=True)
@@ -486,9 +521,8 @@ class Model:
         reject(op, steps=steps)
         resolve_verbose(op, verbose)
         size = batch_size_of(op, batch_size)
-        xs = self._take_x(op, x)
-        engine = self._require_engine(op)
-        called = CallbackList(callbacks or (), self, {"steps": -(-len(xs) // size), "verbose": 0})
+        engine, xs = self._take_x(op, x)
+        called = CallbackList(as_callbacks(callbacks), self, {"steps": -(-len(xs) // size), "verbose": 0})
         watched = called.predict_batches
         size = size if watched else max(size, CHUNK)
         out = allocate(op, (len(xs), *engine.output_shape), "float32")
@@ -521,15 +555,19 @@ class Model:
         """
         op = "train_on_batch"
         reject(op, sample_weight=sample_weight, class_weight=class_weight)
-        xs, ys = self._take(op, x, y)
-        if not len(xs):
-            raise ValueError(f"{op}: there must be samples. Received: x.shape={xs.shape}")
-        engine, training = self._require_training(op)
-        engine.set_capacity(max(len(xs), engine.capacity or 0))
-        if engine.program.learning_rate != training.optimizer.learning_rate:
-            engine.program.learning_rate = training.optimizer.learning_rate
-        totals = Totals(training, engine.rows)
-        totals.add(engine.program.train(xs, ys, None, 0, len(xs)))
+        with ExitStack() as running:
+            with self._choice:
+                engine, xs, ys = self._take(op, x, y)
+                if engine is not self._engine:
+                    self._refuse_while_training(op)
+                running.enter_context(self._trains(op))
+            training = engine.training
+            assert training is not None
+            engine.set_capacity(max(len(xs), engine.capacity or 0))
+            if engine.program.learning_rate != training.optimizer.learning_rate:
+                engine.program.learning_rate = training.optimizer.learning_rate
+            totals = Totals(training, engine.rows)
+            totals.add(engine.program.train(xs, ys, None, 0, len(xs)))
         return _returned(totals.logs(), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
@@ -543,8 +581,7 @@ class Model:
 
     def layer_outputs(self, x: Any) -> dict[str, Float32]:
         """The output of every layer by its name, in inference mode."""
-        xs = self._take_x("layer_outputs", x)
-        engine = self._require_engine("layer_outputs")
+        engine, xs = self._take_x("layer_outputs", x)
         return {
             tensor.layer.name: engine.node_output(tensor, xs)
             for tensor in engine.network.tensors
@@ -581,33 +618,47 @@ class Model:
 
     # ---------------------------------------------------------------------- data
 
-    def _take_x(self, operation: str, x: Any) -> Array:
-        """x as the program takes it; data of another dtype make the program anew where it can take them as they are."""
+    def _take_x(self, operation: str, x: Any) -> tuple[Engine, Array]:
+        """The engine for x, and x as its program takes it.
+
+        Data of another dtype make the engine anew where the program can take them as they are. An engine in training
+        stays: bytes are converted for it, and for floats another one is made beside it, for this call alone.
+        """
         if x is None:
             raise ValueError(f"{operation}: x is needed. Received: x=None")
         if isinstance(x, (list, tuple)) and len(x) and isinstance(x[0], np.ndarray) and x[0].ndim > 1:
             raise ValueError(f"{operation}: the model has one input. Received: a list of {len(x)} arrays")
         if callable(getattr(x, "__next__", None)):
             raise NotImplementedError(f"{operation}: x must be an array. Received: {type(x).__name__}")
-        if self._engine is None and self._output is None:
-            self._require_engine(operation, np.shape(x)[1:])
-        engine = self._require_engine(operation)
-        array = outer_input(operation, x, engine.outer_input_shape)
-        if engine.takes_bytes:
-            wanted = engine.input_dtype
-            if array.dtype != np.uint8 and engine.input_dtype == _core.UINT8:
-                wanted, self._mixed_inputs = _core.FLOAT32, True
-            elif array.dtype == np.uint8 and not self._mixed_inputs:
-                wanted = _core.UINT8
-            if wanted != engine.input_dtype:
-                engine = self._engine = engine.with_input(wanted)
-        return inner_input(operation, array, engine)
+        with self._choice:
+            if self._engine is None and self._output is None:
+                self._require_engine(operation, np.shape(x)[1:])
+            engine = self._require_engine(operation)
+            array = outer_input(operation, x, engine.outer_input_shape)
+            if engine.takes_bytes:
+                wanted = engine.input_dtype
+                if array.dtype != np.uint8 and engine.input_dtype == _core.UINT8:
+                    wanted, self._mixed_inputs = _core.FLOAT32, True
+                elif array.dtype == np.uint8 and not (self._mixed_inputs or self._training_now):
+                    wanted = _core.UINT8
+                if wanted != engine.input_dtype:
+                    made = engine.with_input(wanted)
+                    if self._training_now:
+                        if engine.training is not None:  # whose iterations are still those of the training
+                            engine.training.optimizer.bind(engine.program)
+                    else:
+                        self._engine = made
+                    engine = made
+        return engine, inner_input(operation, array, engine)
 
-    def _take(self, operation: str, x: Any, y: Any) -> tuple[Array, Array]:
+    def _take(self, operation: str, x: Any, y: Any, where: str = "") -> tuple[Engine, Array, Array]:
+        """The engine, x and y of an operation that needs a loss. Raises ValueError where there are no samples."""
         if self._training is None:
             raise ValueError(f"{operation}: the model must be compiled first. Call model.compile(optimizer, loss)")
-        xs = self._take_x(operation, x)
-        return xs, inner_labels(operation, y, len(xs), self._require_engine(operation))
+        engine, xs = self._take_x(operation, x)
+        if not len(xs):
+            raise ValueError(f"{operation}: {where}there must be samples. Received: x.shape={xs.shape}")
+        return engine, xs, inner_labels(operation, y, len(xs), engine)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} name={self.name}, built={self.built}>"

@@ -32,7 +32,8 @@ class Sequential(Model):
         return list(self._stack)
 
     def add(self, layer: Layer | Tensor) -> None:
-        """Put a layer at the end."""
+        """Put a layer at the end. Raises RuntimeError while the model is in training."""
+        self._refuse_while_training("Sequential.add")
         if isinstance(layer, Tensor):
             if layer.inputs:
                 raise TypeError("Sequential.add: takes layers or fastbn.Input(...). Received: the output of a layer")
@@ -65,7 +66,8 @@ class Sequential(Model):
         layer._tensor = self._output
 
     def pop(self) -> Layer:
-        """Take the last layer away. Raises ValueError where there is none."""
+        """Take the last layer away. Raises ValueError where there is none, RuntimeError while the model trains."""
+        self._refuse_while_training("Sequential.pop")
         if not self._stack:
             raise ValueError("Sequential.pop: there is no layer")
         layer = self._stack.pop()

@@ -185,3 +185,16 @@ def test_lambda_callback():
     assert seen == ["begin", 0, 1]
     with pytest.raises(TypeError, match="no such method"):
         callbacks.LambdaCallback(on_epoch=print)
+
+
+def test_one_callback_needs_no_list():
+    model, seen = make(), []
+    note = callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append("fit"),
+        on_test_end=lambda logs: seen.append("evaluate"),
+        on_predict_end=lambda logs: seen.append("predict"),
+    )
+    model.fit(X, Y, verbose=0, callbacks=note)
+    model.evaluate(X, Y, verbose=0, callbacks=note)
+    model.predict(X, callbacks=note)
+    assert seen == ["fit", "evaluate", "predict"]

@@ -93,3 +93,15 @@ def test_weights_of_another_model(tmp_path):
         other.load_weights(tmp_path / "w.npz")
     with pytest.raises(FileNotFoundError):
         other.load_weights(tmp_path / "no.npz")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    path = tmp_path / "nowhere" / "weights.npz"
+    with pytest.raises(FileNotFoundError, match=r"save_weights: .*nowhere.weights\.npz'$"):
+        make().save_weights(path)
+
+
+def test_whole_models_are_not_written(tmp_path):
+    with pytest.raises(NotImplementedError, match="save_weights"):
+        make().save(tmp_path / "model.keras")
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -348,6 +350,96 @@ def test_bytes_go_in_as_they_are():
     mixed.fit(images, labels, epochs=1, shuffle=False, verbose=0)
     assert weights(mixed) == weights(as_bytes)  # the optimizer's state moved along
     np.testing.assert_array_equal(mixed.predict(images), as_bytes.predict(images))
+
+
+def byte_model(optimizer="adam"):
+    utils.set_random_seed(1)
+    model = fastbn.Sequential([layers.Rescaling(1 / 255, input_shape=(6,)), layers.Dense(3, activation="softmax")])
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    return model
+
+
+BYTES = RNG.integers(0, 256, (70, 6), np.uint8)
+
+
+@pytest.mark.parametrize("method", ["predict", "evaluate", "layer_outputs"])
+def test_floats_in_a_callback_do_not_end_the_training_on_bytes(method):
+    expected = byte_model()
+    expected.fit(BYTES, LABELS, epochs=3, verbose=0)
+    seen = []
+
+    class Look(callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            look = getattr(self.model, method)
+            more = {"y": LABELS, "verbose": 0} if method == "evaluate" else {}
+            seen.append(repr(look(BYTES.astype(np.float32), **more)) == repr(look(BYTES, **more)))
+
+    model = byte_model()
+    model.fit(BYTES, LABELS, epochs=3, verbose=0, callbacks=[Look()])
+    assert seen == [True] * 9
+    assert weights(model) == weights(expected)
+    assert model.optimizer.iterations == model.optimizer_state()["iterations"] == 9
+    model.train_on_batch(BYTES.astype(np.float64), LABELS)
+    assert model.optimizer_state()["iterations"] == 10
+
+
+def test_bytes_in_a_callback_do_not_end_the_training_on_floats():
+    expected = byte_model()
+    expected.fit(BYTES.astype(np.float32), LABELS, verbose=0)
+    look = callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: model.predict(BYTES))
+    model = byte_model()
+    model.fit(BYTES.astype(np.float32), LABELS, verbose=0, callbacks=[look])
+    assert weights(model) == weights(expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda model: model.compile("sgd", "sparse_categorical_crossentropy"), "compile: .* during fit"),
+        (lambda model: model.fit(BYTES, LABELS, verbose=0), "fit: .* during fit"),
+        (lambda model: model.train_on_batch(BYTES.astype(np.float32), LABELS), "train_on_batch: .* during fit"),
+        (lambda model: model.add(layers.Dense(2)), "add: .* during fit"),
+        (lambda model: model.pop(), "pop: .* during fit"),
+    ],
+    ids=["compile", "fit", "train_on_batch", "add", "pop"],
+)
+def test_what_would_end_a_training_is_refused_during_it(call, words):
+    model = byte_model()
+    before = weights(model)
+    look = callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: call(model))
+    with pytest.raises(RuntimeError, match=words):
+        model.fit(BYTES, LABELS, verbose=0, callbacks=[look])
+    assert weights(model) != before  # the epoch's steps stay
+    model.compile("sgd", "sparse_categorical_crossentropy")  # and nothing is refused afterwards
+
+
+def test_floats_in_another_thread_do_not_end_the_training_on_bytes():
+    expected = byte_model()
+    expected.fit(BYTES, LABELS, epochs=4, verbose=0)
+    model = byte_model()
+
+    def elsewhere(epoch, logs):
+        thread = threading.Thread(target=model.predict, args=(BYTES / 2,))
+        thread.start()
+        thread.join()
+
+    model.fit(BYTES, LABELS, epochs=4, verbose=0, callbacks=[callbacks.LambdaCallback(on_epoch_begin=elsewhere)])
+    assert weights(model) == weights(expected)
+
+
+def test_a_batch_larger_than_the_data_is_the_data():
+    expected = classifier()
+    expected.fit(X, LABELS, batch_size=70, epochs=2, verbose=0)
+    model = classifier()
+    model.fit(X, LABELS, batch_size=2**40, epochs=2, verbose=0)
+    assert weights(model) == weights(expected)
+    with pytest.raises(ValueError, match=r"fit: batch_size must fit into 64 bits. Received: batch_size=11805"):
+        model.fit(X, LABELS, batch_size=2**70, verbose=0)
+
+
+def test_empty_validation_data():
+    with pytest.raises(ValueError, match=r"fit: validation_data: there must be samples. Received: x.shape=\(0, 6\)"):
+        classifier().fit(X, LABELS, verbose=0, validation_data=(X[:0], LABELS[:0]))
 
 
 def test_declared_bytes():
