@@ -109,7 +109,11 @@ def as_callbacks(given: Callback | Iterable[Callback] | None) -> list[Callback]:
     """One callback, several or none as a list."""
     if given is None:
         return []
-    return [given] if isinstance(given, Callback) else list(given)
+    if isinstance(given, Callback):
+        return [given]
+    if not isinstance(given, Iterable):
+        raise TypeError(f"callbacks: must be instances of Callback. Received: {given!r}")
+    return list(given)
 
 
 class CallbackList:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastbn import _core, activations, initializers
-from fastbn._arrays import integer
+from fastbn._arrays import integer, number
 from fastbn.layers.layer import Context, Fields, Layer, Tensor, sample_shape
 from fastbn.ops._options import ACTIVATIONS
 
@@ -157,7 +157,7 @@ class LeakyReLU(Layer):
 
 
 def _slope(owner: str, value: float) -> float:
-    slope = float(value)
+    slope = number(owner, "negative_slope", value)
     if not 0 <= slope < float("inf"):
         raise ValueError(f"{owner}: negative_slope must be finite and not negative. Received: {value!r}")
     return slope

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastbn import _core, initializers
-from fastbn._arrays import integer
+from fastbn._arrays import integer, number
 from fastbn.layers.core import Initializer
 from fastbn.layers.layer import Context, Fields, Layer
 
@@ -39,10 +39,10 @@ class BatchNormalization(Layer):
         if isinstance(axis, (list, tuple)) and len(axis) == 1:
             axis = axis[0]
         self.axis = integer("BatchNormalization", "axis", axis)
-        self.momentum = float(momentum)
+        self.momentum = number("BatchNormalization", "momentum", momentum)
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"BatchNormalization: momentum must be in [0, 1]. Received: momentum={momentum!r}")
-        self.epsilon = float(epsilon)
+        self.epsilon = number("BatchNormalization", "epsilon", epsilon)
         if not 0 < self.epsilon < float("inf"):
             raise ValueError(f"BatchNormalization: epsilon must be positive. Received: epsilon={epsilon!r}")
         self.center = bool(center)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastbn import _core
-from fastbn._arrays import integer
+from fastbn._arrays import integer, number
 from fastbn.backend import standardize_data_format
 from fastbn.layers.layer import Context, Fields, Layer
 
@@ -20,7 +20,7 @@ class Dropout(Layer):
 
     def __init__(self, rate: float, noise_shape: Any = None, seed: int | None = None, **options: Any) -> None:
         super().__init__(noise_shape=noise_shape, **options)
-        self.rate = float(rate)
+        self.rate = number("Dropout", "rate", rate)
         if not 0 <= self.rate <= 1:
             raise ValueError(f"Dropout: rate must be in [0, 1]. Received: rate={rate!r}")
         self.seed = None if seed is None else integer("Dropout", "seed", seed)
@@ -93,8 +93,8 @@ class Rescaling(Layer):
 
     def __init__(self, scale: float, offset: float = 0.0, **options: Any) -> None:
         super().__init__(**options)
-        self.scale = float(scale)
-        self.offset = float(offset)
+        self.scale = number("Rescaling", "scale", scale)
+        self.offset = number("Rescaling", "offset", offset)
         if not (math.isfinite(self.scale) and math.isfinite(self.offset)):
             raise ValueError(f"Rescaling: scale and offset must be finite. Received: {scale!r} and {offset!r}")
 

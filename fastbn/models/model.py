@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core, losses, metrics, optimizers
-from fastbn._arrays import Float32, allocate, as_float32, integer
+from fastbn._arrays import Float32, allocate, as_float32, integer, number
 from fastbn._random import draw_seed, generator
 from fastbn.callbacks import Callback, CallbackList, History, as_callbacks
 from fastbn.layers.core import InputLayer
@@ -265,6 +265,8 @@ class Model:
         if set(state) != {"iterations", *slots}:
             raise ValueError(f"{op}: must hold {['iterations', *slots]}. Received: {list(state)}")
         iterations = integer(op, "iterations", state["iterations"])
+        if iterations < 0:
+            raise ValueError(f"{op}: iterations must not be negative. Received: iterations={iterations}")
         arrays = {key: as_float32(op, key, state[key]) for key in slots}
         for key, (name, _) in slots.items():
             if arrays[key].shape != engine.parameters[name][1]:
@@ -700,7 +702,7 @@ def _set_all(engine: Engine, names: list[str], weights: Sequence[npt.ArrayLike])
 
 def _split(operation: str, x: Array, y: Array, fraction: float) -> tuple[Array, Array, tuple[Array, Array]]:
     """The last fraction of the samples apart, before any shuffling."""
-    if not 0 < fraction < 1:
+    if not 0 < number(operation, "validation_split", fraction) < 1:
         raise ValueError(f"{operation}: validation_split must lie in [0, 1). Received: validation_split={fraction!r}")
     at = int(np.floor(len(x) * (1 - fraction)))
     if at in (0, len(x)):

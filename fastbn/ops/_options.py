@@ -48,7 +48,7 @@ def activation_code(operation: str, activation: str | None, softmax: bool = Fals
 
 
 def algorithm_code(operation: str, algorithm: str) -> int:
-    if algorithm not in ALGORITHMS:
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise ValueError(f"{operation}: algorithm must be one of {list(ALGORITHMS)}. Received: {algorithm!r}")
     return ALGORITHMS[algorithm]
 
@@ -81,8 +81,11 @@ def is_channels_first(operation: str, data_format: str) -> bool:
 
 
 def check_need(operation: str, need: Collection[str]) -> None:
-    unknown = [name for name in need if name not in ("x", "kernel", "bias")]
-    if isinstance(need, str) or unknown:
+    if (
+        isinstance(need, str)
+        or not isinstance(need, Collection)
+        or any(name not in ("x", "kernel", "bias") for name in need)
+    ):
         raise ValueError(f"{operation}: need must be a selection of ('x', 'kernel', 'bias'). Received: {need!r}")
 
 

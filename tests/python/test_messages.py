@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 
 import fastbn
-from fastbn import ops
+from fastbn import layers, ops
 
 X = np.ones((2, 4, 4, 2), np.float32)
 KERNEL = np.ones((3, 3, 2, 2), np.float32)
 W, G, M, V = np.ones((4, 3), np.float32)
 VECTOR = np.ones(2)
+
+
+def model():
+    made = fastbn.Sequential([fastbn.Input((3,)), layers.Dense(3)])
+    made.compile("sgd", "mse")
+    return made
 
 
 @pytest.mark.parametrize(
@@ -48,6 +54,19 @@ VECTOR = np.ones(2)
         (lambda: ops.adam_update(W, G, M, V, iteration=2**63), ValueError, "adam_update: iteration must fit"),
         (lambda: ops.adam_update(W, G, M, V, epsilon="a"), TypeError, "adam_update: epsilon must be a number"),
         (lambda: ops.sgd_update(W, G, learning_rate=None), TypeError, "sgd_update: learning_rate must be a number"),
+        (lambda: ops.conv2d_forward(X, KERNEL, algorithm=[]), ValueError, "conv2d_forward: algorithm must be one of"),
+        (lambda: ops.conv2d_backward(X, X, KERNEL, need=None), ValueError, "conv2d_backward: need must be"),
+        (lambda: layers.Dropout("a"), TypeError, "Dropout: rate must be a number"),
+        (lambda: layers.LeakyReLU("a"), TypeError, "LeakyReLU: negative_slope must be a number"),
+        (lambda: layers.Rescaling("a"), TypeError, "Rescaling: scale must be a number"),
+        (lambda: layers.BatchNormalization(epsilon=None), TypeError, "BatchNormalization: epsilon must be a number"),
+        (lambda: model().fit(W[None], W[None], verbose=0, validation_split="a"), TypeError, "fit: validation_split"),
+        (lambda: model().fit(W[None], W[None], verbose=0, callbacks=3), TypeError, "callbacks: must be instances"),
+        (
+            lambda: model().set_optimizer_state({"iterations": -1}),
+            ValueError,
+            "set_optimizer_state: iterations must not be negative",
+        ),
         (lambda: fastbn.set_num_threads(1025), ValueError, r"set_num_threads: number must lie in \[0, 1024\]"),
         (lambda: fastbn.set_num_threads(2**70), ValueError, "set_num_threads: number must"),
     ],
