@@ -141,9 +141,9 @@ def check_out(
     if not out.flags.writeable:
         raise ValueError(f"{operation}: {name} must be writable. Received: a read-only array")
     for array in inputs:
-        if not isinstance(array, np.ndarray) or (array is in_place and _same(out, array)):
+        if not isinstance(array, np.ndarray) or not np.may_share_memory(out, array):  # the quick answer first
             continue
-        if _overlap(out, array):
+        if not (array is in_place and _same(out, array)) and _overlap(out, array):
             raise ValueError(f"{operation}: {name} must not overlap an input. Received: arrays that share memory")
     if any(_overlap(out, array) for array in outputs):
         raise ValueError(f"{operation}: {name} must not overlap another output. Received: arrays that share memory")

@@ -41,10 +41,11 @@ def activation_code(operation: str, activation: str | None, softmax: bool = Fals
     """Number of an activation by name; None is linear. Raises ValueError for names that are unknown here."""
     if activation is None:
         return _core.LINEAR
-    allowed = [name for name in ACTIVATIONS if softmax or name != "softmax"]
-    if activation not in allowed:
+    code = ACTIVATIONS.get(activation) if isinstance(activation, str) else None
+    if code is None or (code == _core.SOFTMAX and not softmax):
+        allowed = [name for name in ACTIVATIONS if softmax or name != "softmax"]
         raise ValueError(f"{operation}: activation must be None or one of {allowed}. Received: {activation!r}")
-    return ACTIVATIONS[activation]
+    return code
 
 
 def algorithm_code(operation: str, algorithm: str) -> int:
