@@ -44,7 +44,8 @@ def test_info_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     result = _python("-m", "fastbn", "info")
     assert result.returncode == 0, result.stderr
     assert re.search(r"^  in use +baseline$", result.stdout, re.MULTILINE)
-    assert re.search(r"^threads +3 \(.*OMP_NUM_THREADS", result.stdout, re.MULTILINE)
+    threads = r"1 \(built without OpenMP\)" if _core.threading_layer() == "serial" else r"3 \(.*OMP_NUM_THREADS"
+    assert re.search(rf"^threads +{threads}", result.stdout, re.MULTILINE)
 
 
 def test_unknown_instruction_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
