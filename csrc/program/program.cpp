@@ -87,22 +87,25 @@ Program::Program(const Graph& graph, int output, const fbn_program_options& opti
     store_.packed.emplace(static_cast<int>(i), std::move(packed));
   }
 
-  if (options.loss != FBN_LOSS_NONE) plan_training();
+  if (options.loss != FBN_LOSS_NONE) plan_training(options.max_batch);
 }
 
-void Program::plan_training() {
+// The capacity and its plan change together or, where planning fails, not at all.
+void Program::plan_training(int64_t max_batch) {
   const PlanRequest request{&graph_,
                             output_,
                             Mode::train,
                             options_.loss,
                             options_.labels_dtype,
-                            options_.max_batch,
+                            max_batch,
                             options_.block_bytes,
                             options_.seed,
                             options_.conv_algorithm};
-  training_.plan = make_plan(request, store_);
+  auto plan = make_plan(request, store_);
+  timed_seconds_.assign(plan->steps.size(), 0.0);
   training_.idle.clear();
-  timed_seconds_.assign(training_.plan->steps.size(), 0.0);
+  training_.plan = std::move(plan);
+  options_.max_batch = max_batch;
 }
 
 void Program::set_max_batch(int64_t max_batch) {
@@ -111,8 +114,7 @@ void Program::set_max_batch(int64_t max_batch) {
   const std::unique_lock training(training_mutex_, std::try_to_lock);
   if (!training) fail(FBN_BUSY, "set_max_batch: the program is training in another thread");
   if (max_batch == options_.max_batch) return;
-  options_.max_batch = max_batch;
-  plan_training();
+  plan_training(max_batch);
   timed_wall_ = 0;
   timed_steps_ = 0;
 }

@@ -54,7 +54,7 @@ class Program {
   };
   class Lease;
 
-  void plan_training();
+  void plan_training(int64_t max_batch);
   void replay(Replayable& target, Run& run, const Exec& exec);
   Replayable& inference(Mode mode, int node);
   void sum_losses(const Plan& plan, const Run& run, fbn_step_result& result) const;
