@@ -7,6 +7,7 @@
 #include <fastbn/fastbn.h>
 
 #include <cstdint>
+#include <memory>
 
 namespace fastbn {
 
@@ -56,10 +57,11 @@ class Conv2dPlan {
   void backward_bias(const float* dy, float* dbias, int64_t images) const noexcept;
 
  private:
+  struct Passes;
   Conv2dGeometry g_{};
   int32_t activation_ = FBN_LINEAR;
   float alpha_ = 0;
-  int32_t algorithm_ = FBN_ALGORITHM_AUTO;
+  std::shared_ptr<const Passes> passes_;
 };
 
 }  // namespace fastbn

@@ -1,0 +1,389 @@
+// The passes of direct and depthwise convolutions as loops around the gemm and depthwise kernels.
+#include "conv2d_direct.hpp"
+
+#include <cstring>
+#include <numeric>
+
+#include "pointwise.hpp"
+
+namespace fastbn {
+namespace {
+
+constexpr int64_t kTilesOfBlock = 8;  // tiles of rows that share the packed gradient in backward_filter
+
+}  // namespace
+
+bool is_depthwise(const Conv2dGeometry& g) {
+  return g.groups > 1 && g.groups == g.in_channels && g.groups == g.out_channels;
+}
+
+Axis forward_axis(int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad) {
+  return {0, 1, out, stride, -pad, dilation, kernel, 0, 1};
+}
+
+// Inputs at phase + q * stride meet the taps k with phase + pad - k * dilation = stride * (output), that is every
+// stride / gcd(stride, dilation)-th one, in falling order; taken in rising order of the output.
+Axis backward_axis(int64_t in, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad, int64_t phase) {
+  Axis axis{phase, stride, (in - phase + stride - 1) / stride, 1, 0, 1, 0, 0, 0};
+  const int64_t common = std::gcd(stride, dilation), period = stride / common;
+  for (int64_t k = 0; k < std::min(kernel, period); ++k) {
+    if ((phase + pad - k * dilation) % stride != 0) continue;
+    axis.taps = (kernel - 1 - k) / period + 1;
+    axis.tap_first = k + (axis.taps - 1) * period;
+    axis.tap_step = -period;
+    axis.base = (phase + pad - axis.tap_first * dilation) / stride;
+    axis.delta = dilation / common;
+    break;
+  }
+  return axis;
+}
+
+DirectCorrelation::DirectCorrelation(const Conv2dGeometry& geometry, bool backward_)
+    : g(geometry), backward(backward_), depthwise(is_depthwise(geometry)) {
+  height = backward ? g.out_height : g.height;
+  width = backward ? g.out_width : g.width;
+  channels = backward ? g.out_channels : g.in_channels;
+  to_height = backward ? g.height : g.out_height;
+  to_width = backward ? g.width : g.out_width;
+  to_channels = backward ? g.in_channels : g.out_channels;
+  depth = channels / g.groups;
+  outputs = to_channels / g.groups;
+  phases_y = backward ? std::min(g.stride_height, g.height) : 1;
+  phases_x = backward ? std::min(g.stride_width, g.width) : 1;
+  stride_y = backward ? 1 : g.stride_height;
+  panel = kernels().gemm.panel_floats;
+  lanes = kernels().vector_floats;
+  q_rows = 0;
+  taps_y = taps_x = 0;
+  gaps = false;
+  bool any = false;
+  int64_t lowest_y = 0, highest_y = 0;
+  low_y = high_y = 0;
+  for (int64_t p = 0; p < phases_y; ++p) {
+    const Axis y = axis_y(p);
+    q_rows = std::max(q_rows, y.count);
+    taps_y += y.taps;
+    gaps = gaps || y.taps == 0;
+    if (!y.reads()) continue;
+    const int64_t last_tap = y.base + (y.taps - 1) * y.delta;
+    low_y = any ? std::min(low_y, y.base) : y.base;
+    high_y = any ? std::max(high_y, last_tap) : last_tap;
+    lowest_y = any ? std::min(lowest_y, y.lowest()) : y.lowest();
+    highest_y = any ? std::max(highest_y, y.highest()) : y.highest();
+    any = true;
+  }
+  ext_y = high_y - low_y + 1;
+  int64_t lowest_x = 0, highest_x = 0;
+  for (int64_t p = 0; p < phases_x; ++p) {
+    const Axis x = axis_x(p);
+    taps_x += x.taps;
+    gaps = gaps || x.taps == 0;
+    if (!x.reads()) continue;
+    lowest_x = std::min(lowest_x, x.lowest());
+    highest_x = std::max(highest_x, x.highest());
+  }
+  pad_left = -lowest_x;
+  pad_right = std::max<int64_t>(0, highest_x - (width - 1));
+  padded = pad_left > 0 || pad_right > 0 || lowest_y < 0 || highest_y > height - 1;
+}
+
+const char* DirectCorrelation::name() const {
+  if (depthwise) return "depthwise";
+  const bool pads = g.pad_top > 0 || g.pad_bottom > 0 || g.pad_left > 0 || g.pad_right > 0;
+  return g.kernel_height == 1 && g.kernel_width == 1 && !pads ? "pointwise" : "direct";
+}
+
+void DirectCorrelation::pack(const float* kernel, float* packed, Range units) const {
+  const GemmKernels& k = kernels().gemm;
+  float* phase = packed;
+  for (int64_t py = 0; py < phases_y; ++py) {
+    for (int64_t px = 0; px < phases_x; ++px) {
+      const Axis y = axis_y(py), x = axis_x(px);
+      const int64_t taps = y.taps * x.taps;
+      for (int64_t unit = units.begin; unit < units.end; ++unit) {
+        const int64_t group = unit / panels(), j = unit % panels() * panel;
+        const int64_t n = std::min(panel, outputs - j), wide = round_up(n, lanes);
+        float* at = depthwise ? phase : phase + taps * depth * (group * round_up(outputs, lanes) + j);
+        for (int64_t ty = 0; ty < y.taps; ++ty) {
+          for (int64_t tx = 0; tx < x.taps; ++tx) {
+            const int64_t tap = (y.tap_first + ty * y.tap_step) * g.kernel_width + x.tap_first + tx * x.tap_step;
+            const float* from = kernel + tap * (g.in_channels / g.groups) * g.out_channels;
+            if (depthwise) {
+              std::memcpy(at, from, static_cast<size_t>(channels) * sizeof(float));
+              at += channels;
+            } else if (backward) {
+              k.pack_transposed(from + j * g.out_channels + group * depth, g.out_channels, depth, n, wide, at);
+              at += depth * wide;
+            } else {
+              k.pack(from + group * outputs + j, g.out_channels, depth, n, wide, at);
+              at += depth * wide;
+            }
+          }
+        }
+      }
+      phase += taps * packed_width();
+    }
+  }
+}
+
+// Source rows [first, first + count) with their padding, zero where there is no source.
+void DirectCorrelation::copy_rows(const float* source, int64_t first, int64_t count, float* to) const {
+  const int64_t left = pad_left * channels, middle = width * channels, right = pad_right * channels;
+  for (int64_t r = first; r < first + count; ++r) {
+    if (r < 0 || r >= height) {
+      std::fill_n(to, left + middle + right, 0.0f);
+    } else {
+      std::fill_n(to, left, 0.0f);
+      std::memcpy(to + left, source + r * middle, static_cast<size_t>(middle) * sizeof(float));
+      std::fill_n(to + left + middle, right, 0.0f);
+    }
+    to += left + middle + right;
+  }
+}
+
+void DirectCorrelation::run_depthwise(const float* source, const float* packed, const float* bias, int32_t activation,
+                                      float alpha, float* to, Range q, int64_t copied_from) const {
+  const float* phase = packed;
+  for (int64_t py = 0; py < phases_y; ++py) {
+    for (int64_t px = 0; px < phases_x; ++px) {
+      const Axis y = axis_y(py), x = axis_x(px);
+      if (y.taps * x.taps == 0) continue;
+      for (int64_t i = q.begin; i < std::min(q.end, y.count); ++i) {
+        DepthwiseArgs a{};
+        a.x = source + (i * y.stride + y.base - copied_from) * pitch() + (x.base + pad_left) * channels;
+        a.w = phase;
+        a.y = to + ((y.first + i * y.step) * to_width + x.first) * to_channels;
+        a.columns = x.count;
+        a.channels = channels;
+        a.x_step = x.stride * channels;
+        a.y_step = x.step * channels;
+        a.taps_up = y.taps;
+        a.taps_along = x.taps;
+        a.x_up = y.delta * pitch();
+        a.x_along = x.delta * channels;
+        a.bias = bias;
+        a.activation = activation;
+        a.alpha = alpha;
+        kernels().convolution.depthwise_row(a);
+      }
+      phase += y.taps * x.taps * packed_width();
+    }
+  }
+}
+
+// Rows q of every phase, the channels of `units`, of images [begin, end).
+void DirectCorrelation::run(const float* source, const float* packed, const float* bias, int32_t activation,
+                            float alpha, float* to, Range images, Range q, Range units, float* scratch) const {
+  const GemmKernels& k = kernels().gemm;
+  const int64_t source_size = height * width * channels, to_size = to_height * to_width * to_channels;
+  int64_t* a_offset = reinterpret_cast<int64_t*>(scratch);
+  int64_t* b_offset = a_offset + table_entries();
+  float* copies = scratch + table_floats();
+  const int64_t copy_size = copy_floats();
+  const int64_t most_rows = band_rows(), most_images = block_images();
+  const Range columns = unit_channels(units);
+  for (int64_t image = images.begin; image < images.end; image += most_images) {
+    const int64_t count = std::min(most_images, images.end - image);
+    for (int64_t q0 = q.begin; q0 < q.end; q0 += most_rows) {
+      const Range band{q0, std::min(q.end, q0 + most_rows)};
+      const int64_t copied_from = padded ? band.begin * stride_y + low_y : 0;
+      if (padded) {
+        for (int64_t i = 0; i < count; ++i) {
+          copy_rows(source + (image + i) * source_size, copied_from, source_rows(band.size()), copies + i * copy_size);
+        }
+      }
+      if (gaps) {  // zeros in order, instead of with the stride of each empty phase
+        const int64_t row = band.begin * axis_y(0).step, end = std::min(to_height, band.end * axis_y(0).step);
+        for (int64_t i = 0; i < count; ++i) {
+          float* at = to + (image + i) * to_size + row * to_width * to_channels;
+          const int64_t pixels = (end - row) * to_width;
+          if (columns.size() == to_channels) {
+            std::fill_n(at, pixels * to_channels, 0.0f);
+          } else {
+            for (int64_t p = 0; p < pixels; ++p) {
+              std::fill_n(at + p * to_channels + columns.begin, columns.size(), 0.0f);
+            }
+          }
+        }
+      }
+      const auto image_source = [&](int64_t i) {
+        return padded ? copies + i * copy_size : source + (image + i) * source_size;
+      };
+      if (depthwise) {
+        for (int64_t i = 0; i < count; ++i) {
+          run_depthwise(image_source(i), packed, bias, fused(activation), alpha, to + (image + i) * to_size, band,
+                        copied_from);
+        }
+      } else {
+        const float* phase = packed;
+        for (int64_t py = 0; py < phases_y; ++py) {
+          for (int64_t px = 0; px < phases_x; ++px) {
+            const Axis y = axis_y(py), x = axis_x(px);
+            const int64_t taps = y.taps * x.taps;
+            if (taps == 0) continue;
+            const int64_t rows_here = std::min(band.end, y.count) - band.begin;
+            const bool one_run = merged(x);
+            const int64_t along = one_run ? 1 : x.taps;
+            GemmArgs a{};
+            a.m = std::max<int64_t>(0, rows_here) * x.count;
+            a.k = one_run ? x.taps * depth : depth;
+            a.inner = std::max<int64_t>(1, x.count);
+            a.a_outer = y.stride * pitch();
+            a.a_row = x.stride * channels;
+            a.a_col = 1;
+            a.c_outer = y.step * to_width * to_channels;
+            a.c_row = x.step * to_channels;
+            a.batch = y.taps * along;
+            a.a_offset = a_offset;
+            a.b_offset = b_offset;
+            a.activation = fused(activation);
+            a.alpha = alpha;
+            for (int64_t e = 0; e < a.batch; ++e) {
+              a_offset[e] = e / along * y.delta * pitch() + e % along * x.delta * channels;
+            }
+            for (int64_t unit = units.begin; unit < units.end; ++unit) {
+              const int64_t group = unit / panels(), j = unit % panels() * panel;
+              a.n = std::min(panel, outputs - j);
+              a.b_row = round_up(a.n, lanes);
+              a.b = phase + taps * depth * (group * round_up(outputs, lanes) + j);
+              for (int64_t e = 0; e < a.batch; ++e) b_offset[e] = e * a.k * a.b_row;
+              a.bias = bias ? bias + group * outputs + j : nullptr;
+              for (int64_t i = 0; i < count; ++i) {
+                a.a = image_source(i) + (band.begin * y.stride + y.base - copied_from) * pitch() +
+                      (x.base + pad_left) * channels + group * depth;
+                a.c = to + (image + i) * to_size + group * outputs + j +
+                      ((y.first + band.begin * y.step) * to_width + x.first) * to_channels;
+                k.gemm(a);
+              }
+            }
+            phase += taps * packed_width();
+          }
+        }
+      }
+      if (fused(activation) != activation) {  // forward only: one phase, all columns
+        for (int64_t i = 0; i < count; ++i) {
+          float* at = to + (image + i) * to_size + band.begin * to_width * to_channels + columns.begin;
+          activation_forward({band.size() * to_width, columns.size(), to_channels}, activation, alpha, at, at);
+        }
+      }
+    }
+  }
+}
+
+DirectFilterGradient::DirectFilterGradient(const Conv2dGeometry& geometry, bool joined, int64_t images)
+    : g(geometry),
+      source(geometry, false),
+      depthwise(source.depthwise),
+      images_joined(1),
+      depth(g.in_channels / g.groups),
+      outputs(g.out_channels / g.groups),
+      panel(kernels().gemm.panel_floats),
+      lanes(kernels().vector_floats) {
+  if (joined && !depthwise && bands() == 1) {
+    const int64_t by_length = kChainPixels / (g.out_height * g.out_width);
+    const int64_t by_bytes = 2 * kBandFloats / (source.source_rows(g.out_height) * source.pitch());
+    images_joined = std::clamp<int64_t>(std::min(by_length, by_bytes), 1, std::max<int64_t>(1, images));
+  }
+}
+
+void DirectFilterGradient::run(const float* x, const float* dy, float* dkernel, int64_t images, Range granule,
+                               Range units, Range rows_of_kernel, bool fresh, float* scratch) const {
+  const GemmKernels& k = kernels().gemm;
+  int64_t* a_offset = reinterpret_cast<int64_t*>(scratch);
+  int64_t* b_offset = a_offset + table_entries();
+  float* copies = scratch + table_floats();
+  const int64_t copy_size = copy_floats(), pitch = source.pitch();
+  float* gradient = copies + (source.padded ? images_joined * copy_size : 0);
+  const bool one_run = g.groups == 1 && (g.dilation_width == 1 || g.kernel_width == 1);
+  if (fresh && (depthwise || granule.size() <= 0)) {
+    for (int64_t unit = units.begin; unit < units.end; ++unit) {
+      const int64_t j = unit / panels() * outputs + unit % panels() * panel;
+      const int64_t n = depthwise ? g.out_channels : std::min(panel, outputs - unit % panels() * panel);
+      for (int64_t r = rows_of_kernel.begin; r < rows_of_kernel.end; ++r) {
+        std::fill_n(dkernel + r * g.out_channels + j, n, 0.0f);
+      }
+    }
+  }
+  for (int64_t at = granule.begin; at < granule.end; ++at) {
+    const int64_t image = at / bands() * images_joined;
+    const int64_t count = std::min(images_joined, images - image);
+    const int64_t y0 = at % bands() * band_rows(), rows = std::min(band_rows(), g.out_height - y0);
+    const int64_t copied_from = source.padded ? y0 * g.stride_height - g.pad_top : 0;
+    if (source.padded) {
+      for (int64_t i = 0; i < count; ++i) {
+        source.copy_rows(x + (image + i) * g.in_size(), copied_from, source.source_rows(rows), copies + i * copy_size);
+      }
+    }
+    const int64_t image_pitch = source.padded ? copy_size : g.in_size();
+    const float* first = (source.padded ? copies : x + image * g.in_size()) +
+                         (y0 * g.stride_height - g.pad_top - copied_from) * pitch +
+                         (source.pad_left - g.pad_left) * g.in_channels;
+    const float* first_dy = dy + image * g.out_size() + y0 * g.out_width * g.out_channels;
+    if (depthwise) {
+      DepthwiseFilterArgs a{};
+      a.x = first;
+      a.dy = first_dy;
+      a.dw = dkernel;
+      a.rows = rows;
+      a.columns = g.out_width;
+      a.channels = g.out_channels;
+      a.x_row = g.stride_height * pitch;
+      a.x_step = g.stride_width * g.in_channels;
+      a.dy_row = g.out_width * g.out_channels;
+      a.taps_up = g.kernel_height;
+      a.taps_along = g.kernel_width;
+      a.x_up = g.dilation_height * pitch;
+      a.x_along = g.dilation_width * g.in_channels;
+      kernels().convolution.depthwise_filter(a);
+      continue;
+    }
+    // The gradient of each unit as one packed panel: images, rows, columns.
+    const int64_t pixels = rows * g.out_width;
+    for (int64_t unit = units.begin; unit < units.end; ++unit) {
+      const int64_t group = unit / panels(), j = unit % panels() * panel, n = std::min(panel, outputs - j);
+      float* to = gradient + (unit - units.begin) * images_joined * band_rows() * g.out_width * panel;
+      for (int64_t i = 0; i < count; ++i) {
+        k.pack(first_dy + i * g.out_size() + group * outputs + j, g.out_channels, pixels, n, round_up(n, lanes),
+               to + i * pixels * round_up(n, lanes));
+      }
+    }
+    GemmArgs a{};
+    const int64_t rows_apart = gapless() ? 1 : rows;
+    a.k = gapless() ? pixels : g.out_width;
+    a.batch = count * rows_apart;
+    a.a_row = 1;
+    a.a_col = g.stride_width * g.in_channels;
+    a.a_offset = a_offset;
+    a.b_offset = b_offset;
+    a.c_row = g.out_channels;
+    a.start = fresh && at == granule.begin ? GemmStart::kZero : GemmStart::kAdd;
+    for (int64_t e = 0; e < a.batch; ++e) {
+      a_offset[e] = e / rows_apart * image_pitch + e % rows_apart * g.stride_height * pitch;
+    }
+    // Where a row of taps is one run, rows of the gradient matrix are (ky, (kx, c)); else (kx, c) for each ky.
+    const int64_t run_rows = one_run ? this->rows() : g.kernel_width * depth;
+    a.inner = one_run ? g.kernel_width * depth : depth;
+    a.a_outer = one_run ? g.dilation_height * pitch : g.dilation_width * g.in_channels;
+    a.c_outer = a.inner * g.out_channels;
+    for (int64_t run_begin = 0; run_begin < this->rows(); run_begin += run_rows) {
+      const int64_t row_begin = std::max(run_begin, rows_of_kernel.begin);
+      const int64_t row_end = std::min(run_begin + run_rows, rows_of_kernel.end);
+      for (int64_t row = row_begin; row < row_end; row += kTilesOfBlock * k.tile_rows) {
+        a.first_row = row - run_begin;
+        a.m = std::min<int64_t>(kTilesOfBlock * k.tile_rows, row_end - row);
+        for (int64_t unit = units.begin; unit < units.end; ++unit) {
+          const int64_t group = unit / panels(), j = unit % panels() * panel;
+          a.n = std::min(panel, outputs - j);
+          a.b_row = round_up(a.n, lanes);
+          for (int64_t e = 0; e < a.batch; ++e) b_offset[e] = e * a.k * a.b_row;
+          a.a = first + group * depth + (one_run ? 0 : run_begin / run_rows * g.dilation_height * pitch);
+          a.b = gradient + (unit - units.begin) * images_joined * band_rows() * g.out_width * panel;
+          a.c = dkernel + run_begin * g.out_channels + group * outputs + j;
+          k.gemm(a);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace fastbn
