@@ -71,10 +71,11 @@ void softmax_backward(int64_t rows, int64_t columns, int64_t stride, const float
   }
 }
 
-// Philox with one counter to a 64-bit lane. Every word of the state stands in the low half of its lane; the high
-// half may hold anything, since the multiplication reads low halves only and the rest is exclusive or.
+// Philox4x32 with seven rounds, the fewest that pass every battery in the paper (runtime/random.hpp names it), one
+// counter to a 64-bit lane. Every word of the state stands in the low half of its lane; the high half may hold
+// anything, since the multiplication reads low halves only and the rest is exclusive or.
 typedef uint64_t vlong __attribute__((vector_size(FASTBN_LANES * 4)));
-constexpr int kCounters = kLanes / 2;
+constexpr int kCounters = kLanes / 2, kRounds = 7;
 
 FASTBN_INLINE vlong multiply_low(vlong a, uint32_t b) {
 #if defined(__AVX512F__)
@@ -90,53 +91,121 @@ FASTBN_INLINE vlong multiply_low(vlong a, uint32_t b) {
 #endif
 }
 
-// Words of 4 * kCounters consecutive numbers, beginning with word 0 of `counter`.
-FASTBN_INLINE void philox_words(uint64_t key, uint64_t counter, vuint* first, vuint* second) {
-  vlong c0;
-  for (int i = 0; i < kCounters; ++i) c0[i] = (uint64_t)i;
-  c0 += counter;
-  vlong c1 = c0 >> 32, c2{}, c3{};
-  uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-#pragma GCC unroll 10
-  for (int round = 0; round < 10; ++round) {
-    const vlong p0 = multiply_low(c0, 0xD2511F53u), p1 = multiply_low(c2, 0xCD9E8D57u);
-    c0 = (p1 >> 32) ^ c1 ^ (vlong{} + k0);
-    c2 = (p0 >> 32) ^ c3 ^ (vlong{} + k1);
-    c1 = p1;
-    c3 = p0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+// A block: 64 elements, 8 counters, 16 bits to an element. Element i has 16 bits of word i / 32 * 2 + i / 2 % 2 of
+// counter i / 4 % 8, its low half where i is even: the order in which vectors of any length store their lanes.
+constexpr int kBlock = 64, kBlockCounters = 8;
+
+// Vectors of counters go through the rounds kSide at a time, since a round waits for the one before it.
+template <int Blocks>
+FASTBN_INLINE void philox_blocks(uint64_t key, uint64_t counter, uint64_t counter_high, uint16_t* bits) {
+  constexpr int kVectors = Blocks * kBlockCounters / kCounters, kSide = kVectors < 4 ? kVectors : 4;
+  vlong lane;
+  for (int i = 0; i < kCounters; ++i) lane[i] = (uint64_t)i;
+  for (int first = 0; first < kVectors; first += kSide) {
+    vlong c0[kSide], c1[kSide], c2[kSide], c3[kSide];
+#pragma GCC unroll 4
+    for (int v = 0; v < kSide; ++v) {
+      c0[v] = lane + (counter + (uint64_t)((first + v) * kCounters));
+      c1[v] = c0[v] >> 32;
+      c2[v] = vlong{} + counter_high;
+      c3[v] = vlong{};
+    }
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+#pragma GCC unroll 7
+    for (int round = 0; round < kRounds; ++round) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kSide; ++v) {
+        const vlong p0 = multiply_low(c0[v], 0xD2511F53u), p1 = multiply_low(c2[v], 0xCD9E8D57u);
+        c0[v] = (p1 >> 32) ^ c1[v] ^ (vlong{} + k0);
+        c2[v] = (p0 >> 32) ^ c3[v] ^ (vlong{} + k1);
+        c1[v] = p1;
+        c3[v] = p0;
+      }
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kSide; ++v) {
+      const vlong low = (c0[v] & 0xffffffffu) | (c1[v] << 32), high = (c2[v] & 0xffffffffu) | (c3[v] << 32);
+      const int at = (first + v) * kCounters;
+      uint16_t* to = bits + at / kBlockCounters * kBlock + at % kBlockCounters * 4;
+      memcpy(to, &low, sizeof low);
+      memcpy(to + kBlock / 2, &high, sizeof high);
+    }
   }
-  const vlong low = (c0 & 0xffffffffu) | (c1 << 32), high = (c2 & 0xffffffffu) | (c3 << 32);
-#if FASTBN_LANES == 16
-  *first = (vuint)__builtin_shufflevector(low, high, 0, 8, 1, 9, 2, 10, 3, 11);
-  *second = (vuint)__builtin_shufflevector(low, high, 4, 12, 5, 13, 6, 14, 7, 15);
-#elif FASTBN_LANES == 8
-  *first = (vuint)__builtin_shufflevector(low, high, 0, 4, 1, 5);
-  *second = (vuint)__builtin_shufflevector(low, high, 2, 6, 3, 7);
+}
+
+FASTBN_INLINE bool block_contains(const uint16_t* bits, uint16_t value) {
+#if defined(__AVX512F__)
+  const __m512i v = _mm512_set1_epi16((int16_t)value);
+  return (_mm512_cmpeq_epi16_mask(_mm512_loadu_si512(bits), v) |
+          _mm512_cmpeq_epi16_mask(_mm512_loadu_si512(bits + kBlock / 2), v)) != 0;
 #else
-  *first = (vuint)__builtin_shufflevector(low, high, 0, 2);
-  *second = (vuint)__builtin_shufflevector(low, high, 1, 3);
+  typedef uint16_t vword __attribute__((vector_size(FASTBN_LANES * 4)));
+  vlong found{};
+  for (int i = 0; i < kBlock; i += 2 * kLanes) {
+    vword v;
+    memcpy(&v, bits + i, sizeof v);
+    found |= (vlong)(v == value);
+  }
+  uint64_t any = 0;
+  for (int i = 0; i < kCounters; ++i) any |= found[i];
+  return any != 0;
 #endif
 }
 
-void dropout_row(int64_t columns, uint32_t threshold, float scale, uint64_t seed, uint64_t number, const float* x,
-                 float* y) {
-  const vuint limit = vuint{} + threshold;
-  int64_t c = -(int64_t)(number % 4);  // where the counter's first word falls
-  for (uint64_t counter = number / 4; c < columns; c += 2 * kLanes, counter += kCounters) {
-    vuint words[2];
-    philox_words(seed, counter, &words[0], &words[1]);
-    if (c >= 0 && c + 2 * kLanes <= columns) {
-      const vfloat a = load(x + c), b = load(x + c + kLanes);
-      store(y + c, words[0] >= limit ? a * scale : vfloat{});
-      store(y + c + kLanes, words[1] >= limit ? b * scale : vfloat{});
+// The upper half of the threshold decides; where an element's 16 bits equal it, 16 more, drawn for that alone.
+struct Dropout {
+  uint64_t seed;
+  uint16_t upper, lower;
+  float scale;
+};
+
+// Elements begin <= i < end of a block, one by one; x and y belong to its first element.
+__attribute__((noinline)) void dropout_part(const Dropout& d, uint64_t counter, int64_t begin, int64_t end,
+                                            const float* x, float* y) {
+  uint16_t bits[kBlock], more[kBlock];
+  philox_blocks<1>(d.seed, counter, 0, bits);
+  if (d.lower != 0) philox_blocks<1>(d.seed, counter, 1, more);
+  for (int64_t i = begin; i < end; ++i) {
+    const bool keep = bits[i] > d.upper || (bits[i] == d.upper && (d.lower == 0 || more[i] >= d.lower));
+    y[i] = keep ? x[i] * d.scale : 0.0f;
+  }
+}
+
+// Whole vectors from `begin` to `end` of blocks, multiples of kLanes.
+template <int Blocks>
+FASTBN_INLINE void dropout_vectors(const Dropout& d, uint64_t counter, int64_t begin, int64_t end, const float* x,
+                                   float* y) {
+  uint16_t bits[Blocks * kBlock];
+  philox_blocks<Blocks>(d.seed, counter, 0, bits);
+  const vint limit = broadcast_int(d.upper);
+  for (int b = 0; b < Blocks; ++b, counter += kBlockCounters, x += kBlock, y += kBlock) {
+    if (d.lower != 0 && block_contains(bits + b * kBlock, d.upper)) {
+      dropout_part(d, counter, begin, end, x, y);
       continue;
     }
-    uint32_t word[2 * kLanes];
-    memcpy(word, words, sizeof word);
-    for (int64_t i = c < 0 ? -c : 0; i < 2 * kLanes && c + i < columns; ++i)
-      y[c + i] = word[i] >= threshold ? x[c + i] * scale : 0.0f;
+#pragma GCC unroll 4
+    for (int64_t i = begin; i < end; i += kLanes) {
+      const vfloat v = load(x + i) * d.scale;
+      store(y + i, load_words(bits + b * kBlock + i) >= limit ? v : vfloat{});
+    }
+  }
+}
+
+void dropout_row(int64_t columns, const Dropout& d, uint64_t number, const float* x, float* y) {
+  int64_t c = -(int64_t)(number % kBlock);  // where the block's first element falls
+  uint64_t counter = number / kBlock * kBlockCounters;
+  for (; c < columns; c += kBlock, counter += kBlockCounters) {
+    for (; c >= 0 && c + 4 * kBlock <= columns; c += 4 * kBlock, counter += 4 * kBlockCounters)
+      dropout_vectors<4>(d, counter, 0, kBlock, x + c, y + c);
+    if (c >= columns) break;
+    const int64_t begin = c < 0 ? -c : 0, end = columns - c < kBlock ? columns - c : kBlock;
+    if (begin % kLanes == 0 && end % kLanes == 0) {
+      dropout_vectors<1>(d, counter, begin, end, x + c, y + c);
+    } else {
+      dropout_part(d, counter, begin, end, x + c, y + c);
+    }
   }
 }
 
@@ -146,8 +215,9 @@ void dropout(int64_t rows, int64_t columns, int64_t stride, uint32_t threshold, 
     columns *= rows;
     rows = columns > 0;
   }
+  const Dropout d{seed, (uint16_t)(threshold >> 16), (uint16_t)threshold, scale};
   for (int64_t r = 0; r < rows; ++r)
-    dropout_row(columns, threshold, scale, seed, first + (uint64_t)(r * pitch), x + r * stride, y + r * stride);
+    dropout_row(columns, d, first + (uint64_t)(r * pitch), x + r * stride, y + r * stride);
 }
 
 void add(int64_t rows, int64_t columns, int64_t stride, const float* a, const float* b, float* sum) {

@@ -14,8 +14,8 @@ struct PointwiseKernels {
                               const float* dy, const float* y, float* dx);
   void (*softmax_forward)(int64_t rows, int64_t columns, int64_t stride, const float* x, float* y);
   void (*softmax_backward)(int64_t rows, int64_t columns, int64_t stride, const float* dy, const float* y, float* dx);
-  // Element (r, c) is number i = first + r * pitch + c; y = x * scale where word i % 4 of Philox(seed, i / 4) is at
-  // least `threshold`, else 0.
+  // Element (r, c) is number i = first + r * pitch + c and has 32 bits of Philox(seed, .), a function of i alone;
+  // y = x * scale where they are at least `threshold`, else 0.
   void (*dropout)(int64_t rows, int64_t columns, int64_t stride, uint32_t threshold, float scale, uint64_t seed,
                   uint64_t first, int64_t pitch, const float* x, float* y);
   void (*add)(int64_t rows, int64_t columns, int64_t stride, const float* a, const float* b, float* sum);

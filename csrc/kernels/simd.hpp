@@ -146,6 +146,20 @@ FASTBN_INLINE vdouble load_double(const float* p) {
   memcpy(&h, p, sizeof h);
   return to_double(h);
 }
+// kLanes 16-bit words as integers.
+FASTBN_INLINE vint load_words(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (vint)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__)
+  return (vint)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__SSE2__)
+  return (vint)_mm_unpacklo_epi16(_mm_loadl_epi64((const __m128i*)p), _mm_setzero_si128());
+#else
+  uint16_t v __attribute__((vector_size(FASTBN_LANES * 2)));
+  memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, vint);
+#endif
+}
 // kLanes bytes as integers, and back (values 0 to 255).
 FASTBN_INLINE vint load_bytes(const uint8_t* p) {
 #if defined(__AVX512F__)

@@ -163,6 +163,7 @@ class Planner {
   void forward_conv2d(const Op& op);
   void forward_dense(const Op& op, bool feeds_loss);
   void forward_batch_norm(const Op& op);
+  uint64_t dropout_seed(const Op& op) const;
   void forward_pointwise(const Op& op);
   void forward_pool(const Op& op);
   void forward_merge(const Op& op);

@@ -5,12 +5,17 @@
 
 namespace fastbn {
 
+// The layer's own seed, or a stream of the program's; each step derives its key from it.
+uint64_t Planner::dropout_seed(const Op& op) const {
+  const uint64_t own = node(op).layer.seed;
+  return own != 0 ? own : derive_seed(request_.seed, 0x10000u + static_cast<uint64_t>(op.node));
+}
+
 void Planner::forward_pointwise(const Op& op) {
   const Matrix m = matrix_of(graph_.node(op.output));
   const int input = values_.at(op.inputs[0]);
   const fbn_layer layer = node(op).layer;
-  const uint64_t seed =
-      layer.seed != 0 ? layer.seed : derive_seed(request_.seed, 0x10000u + static_cast<uint64_t>(op.node));
+  const uint64_t seed = dropout_seed(op);
   const bool bytes = op.kind == OpKind::rescaling && graph_.node(node(op).inputs[0]).dtype == FBN_UINT8;
   const auto make = [this, op, m, input, layer, seed, bytes](bool anew) {
     if (anew || op.activation == FBN_SOFTMAX || bytes) {
@@ -52,8 +57,7 @@ void Planner::backward_pointwise(const Op& op, int dy) {
   if (!needs_gradient(op.inputs[0])) return;
   const Matrix m = matrix_of(graph_.node(op.output));
   const fbn_layer layer = node(op).layer;
-  const uint64_t seed =
-      layer.seed != 0 ? layer.seed : derive_seed(request_.seed, 0x10000u + static_cast<uint64_t>(op.node));
+  const uint64_t seed = dropout_seed(op);
   const bool columns = op.activation != FBN_SOFTMAX && in_features(m.columns, m.rows) && written_here(dy);
   if (!columns) begin(Domain::samples);
   const int y = op.kind == OpKind::activation ? use(values_.at(op.output)) : -1;

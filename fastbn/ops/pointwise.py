@@ -75,7 +75,9 @@ def dropout_forward(x: npt.ArrayLike, rate: float, seed: int, *, out: Float32 | 
     """y[i] = x[i] / (1 - rate) with probability 1 - rate, else 0; rate 1 gives zeros.
 
     Which elements stay is decided by `seed` and the element's place alone: the same call gives the same mask on any
-    number of threads, and the backward function needs no mask.
+    number of threads, and the backward function needs no mask. The probability is that of a 32-bit threshold, within
+    2^-33 of 1 - rate; the numbers are those of Philox4x32-7 (Salmon et al., "Parallel random numbers: as easy as 1, 2,
+    3", SC 2011).
 
     Raises ValueError for a rate outside [0, 1], TypeError for arrays that are not of real numbers.
     """

@@ -100,18 +100,48 @@ def test_any_layout_of_inputs(name, view):
     assert_same(ops.activation_backward(change(dy), change(y), name), ops.activation_backward(dy, y, name))
 
 
+@pytest.mark.parametrize(
+    ("rounds", "words"),
+    [
+        (7, (0x5F6FB709, 0x0D893F64, 0x4F121F81, 0x4F730A48)),
+        (10, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ],
+)
+def test_philox_of_zeros(rounds, words):
+    """The generator's published answers for key and counter 0."""
+    assert tuple(oracles.philox(0, [0], 0, rounds)[0]) == words
+
+
 @pytest.mark.parametrize(("rate", "shape"), DROPOUT, ids=str)
 def test_dropout(rate, shape, isa):
     x = Data("dropout").distinct(*shape) + np.float32(0.25 * 2.0**-10)  # nothing is zero
-    (y,) = same_on_all_threads(lambda: ops.dropout_forward(x, rate, 5))
-    kept = y != 0
-    if rate < 1:
-        assert_within(y[kept], x[kept] / (1 - rate), 2 * UNIT * np.abs(x[kept]) / (1 - rate))
+    seed = 5 + 7 * 2**32
+    exact = oracles.dropout(x, rate, seed)
+    (y,) = same_on_all_threads(lambda: ops.dropout_forward(x, rate, seed))
+    assert_same(y == 0, exact == 0)
+    assert_within(y, exact, 2 * UNIT * np.abs(exact))
     n, mean = x.size, (1 - rate) * x.size
-    assert abs(kept.sum() - mean) <= 5 * np.sqrt(n * rate * (1 - rate))
+    assert abs((y != 0).sum() - mean) <= 5 * np.sqrt(n * rate * (1 - rate))
     dy = np.ones(shape, np.float32)
-    (dx,) = same_on_all_threads(lambda: ops.dropout_backward(dy, rate, 5))
-    assert_same(dx != 0, kept)
+    (dx,) = same_on_all_threads(lambda: ops.dropout_backward(dy, rate, seed))
+    assert_same(dx != 0, y != 0)
+
+
+def test_dropout_where_the_first_sixteen_bits_do_not_decide(isa):
+    """Rates beside the bits of elements of the stream: one of the two keeps that element, the other drops it."""
+    ones, seed = np.ones(1003, np.float32), 3
+    bits = oracles.dropout_bits(seed, ones.size)
+    for place in (0, 1, 63, 64, 500, 1002):
+        for rate in (bits[place] / 2.0**32, (bits[place] + 1) / 2.0**32):
+            y = ops.dropout_forward(ones, rate, seed)
+            assert_same(y != 0, bits / 2.0**32 >= rate)
+
+
+@pytest.mark.parametrize("rate", [2.0**-20, 1e-3, 1 - 2.0**-12])
+def test_share_of_small_and_large_rates(rate):
+    n = 1 << 22
+    kept = np.count_nonzero(ops.dropout_forward(np.ones(n, np.float32), rate, 17))
+    assert abs(n - kept - n * rate) <= 5 * np.sqrt(n * rate * (1 - rate)) + 1
 
 
 def test_dropout_depends_on_seed_and_place_alone():

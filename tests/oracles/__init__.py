@@ -26,7 +26,7 @@ from oracles.normalization import (
     batch_norm_partial,
 )
 from oracles.optimizers import SGD, Adam, Optimizer, RMSprop
-from oracles.pointwise import activation_backward, activation_forward
+from oracles.pointwise import activation_backward, activation_forward, dropout, dropout_bits, philox
 from oracles.pooling import (
     avg_pool2d_backward,
     avg_pool2d_forward,
@@ -54,6 +54,8 @@ __all__ = [
     "conv2d_forward",
     "dense_backward",
     "dense_forward",
+    "dropout",
+    "dropout_bits",
     "global_avg_pool2d_backward",
     "global_avg_pool2d_forward",
     "max_pool2d_backward",
@@ -62,6 +64,7 @@ __all__ = [
     "mean_squared_error_forward",
     "one_hot",
     "output_size",
+    "philox",
     "resolve_padding",
     "softmax_cross_entropy_backward",
     "softmax_cross_entropy_forward",

@@ -46,3 +46,43 @@ def activation_backward(dy: npt.ArrayLike, y: npt.ArrayLike, name: str | None, a
     if name == "softmax":
         return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
     raise ValueError(f"unknown activation {name}")
+
+
+def philox(key: int, counters: npt.ArrayLike, counter_high: int, rounds: int) -> npt.NDArray[np.uint64]:
+    """(n, 4) 32-bit words of Philox4x32, a row for each 64-bit counter."""
+    low32 = np.uint64(0xFFFFFFFF)
+    low, high = np.asarray(counters, np.uint64), np.uint64(counter_high)
+    c0, c1 = low & low32, low >> np.uint64(32)
+    c2, c3 = np.full_like(low, high & low32), np.full_like(low, high >> np.uint64(32))
+    k0, k1 = key & 0xFFFFFFFF, key >> 32
+    for _ in range(rounds):
+        p0, p1 = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
+        c0, c1 = (p1 >> np.uint64(32)) ^ c1 ^ np.uint64(k0), p1 & low32
+        c2, c3 = (p0 >> np.uint64(32)) ^ c3 ^ np.uint64(k1), p0 & low32
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3], axis=-1)
+
+
+def dropout_bits(seed: int, size: int) -> Array:
+    """32 bits an element: 16 from counters (.., 0), 16 more from counters (.., 1).
+
+    Blocks of 64 elements have 8 counters: the first half of a block takes words 0 and 1 of each counter in turn,
+    lower 16 bits first, the second half words 2 and 3.
+    """
+    blocks = -(-size // 64)
+    parts = []
+    for high in (0, 1):
+        words = philox(seed, np.arange(blocks * 8), high, 7)
+        halves = np.stack([words & np.uint64(0xFFFF), words >> np.uint64(16)], axis=-1)  # (counters, word, half)
+        halves = halves.reshape(blocks, 8, 2, 4).transpose(0, 2, 1, 3)
+        parts.append(halves.reshape(-1)[:size])
+    return (parts[0] << np.uint64(16) | parts[1]).astype(np.float64)
+
+
+def dropout(x: npt.ArrayLike, rate: float, seed: int) -> Array:
+    """x / (1 - rate) where an element's bits are at least rate * 2^32, else 0; its own backward."""
+    x = np.asarray(x, np.float64)
+    if rate >= 1:
+        return np.zeros_like(x)
+    threshold = min(np.floor(rate * 2.0**32 + 0.5), 2.0**32 - 1)
+    return np.where(dropout_bits(seed, x.size).reshape(x.shape) >= threshold, x / (1 - rate), 0.0)

@@ -81,3 +81,27 @@ def test_a_seed_of_its_own_makes_a_layer_independent_of_the_program():
 
     assert losses(1, 7) == losses(2, 7) != losses(1, 8)
     assert losses(1, 0) != losses(2, 0)  # 0: derived from the program's seed
+
+
+@pytest.mark.parametrize("units", [33, 70, 512])
+def test_masks_are_those_of_the_documented_stream(units, isa):
+    """Behind a dense layer, whose columns are worked on in slices: bits of place sample * units + column."""
+    own = [
+        Layer("input", "input", shape=(units,)),
+        Layer("dense", "first", units=units, use_bias=False),
+        Layer("dropout", "dropout", rate=0.3, seed=77),
+        Layer("dense", "last", units=1, use_bias=False),
+    ]
+    program = Program(own, "mean_squared_error", oracles.SGD(0.0), max_batch=9, keep_gradients=True)
+    program.set({"first/kernel": np.eye(units), "last/kernel": np.ones((units, 1))})
+    for iteration in range(3):
+        words = oracles.philox(77, [iteration], 0x66617374626E0000, 10)[0]
+        key = int(words[1]) << 32 | int(words[0])
+        sample = (4 * iteration) % 9
+        x = np.zeros((9, units), np.float32)
+        x[sample] = 1
+        program.train(x, np.ones((9, 1), np.float32))
+        gradient = program.get("gradient", ["last/kernel"])["last/kernel"][:, 0]
+        kept = oracles.dropout(np.ones((9, units)), 0.3, key)[sample]
+        assert kept.any()
+        assert_same(gradient != 0, kept != 0)
