@@ -109,10 +109,12 @@ void Program::plan_training(int64_t max_batch) {
 }
 
 void Program::set_max_batch(int64_t max_batch) {
-  require(training_.plan != nullptr, "set_max_batch: the program was made without a loss. Received: FBN_LOSS_NONE");
+  require(options_.loss != FBN_LOSS_NONE,
+          "set_max_batch: the program was made without a loss. Received: FBN_LOSS_NONE");
   require(max_batch >= 1, "set_max_batch: max_batch must be at least 1. Received: ", max_batch);
   const std::unique_lock training(training_mutex_, std::try_to_lock);
   if (!training) fail(FBN_BUSY, "set_max_batch: the program is training in another thread");
+  const std::unique_lock state(state_);
   if (max_batch == options_.max_batch) return;
   plan_training(max_batch);
   timed_wall_ = 0;
@@ -228,16 +230,16 @@ void Program::check_batch_labels(const char* operation, const void* y, const int
 
 void Program::train(const void* x, const void* y, const int64_t* index, int64_t n, fbn_step_result* result,
                     const Exec& exec) {
-  require(training_.plan != nullptr, "train: the program was made without a loss. Received: FBN_LOSS_NONE");
-  require(n >= 0 && n <= options_.max_batch, "train: the batch must be at most max_batch = ", options_.max_batch,
-          ". Received: ", n);
+  require(options_.loss != FBN_LOSS_NONE, "train: the program was made without a loss. Received: FBN_LOSS_NONE");
   fbn_step_result sums{};
   const std::unique_lock training(training_mutex_, std::try_to_lock);
   if (!training) fail(FBN_BUSY, "train: the program is training in another thread");
+  require(n >= 0 && n <= options_.max_batch, "train: the batch must be at most max_batch = ", options_.max_batch,
+          ". Received: ", n);
   if (n > 0) {
     check_index("train", index, n);
     check_batch_labels("train", y, index, n);
-    const std::unique_lock weights(weights_);
+    const std::unique_lock state(state_);
     Lease lease(training_, exec.lanes, options_.timing != 0);
     Run run;
     run.batch = n;
@@ -271,7 +273,7 @@ void Program::train(const void* x, const void* y, const int64_t* index, int64_t 
   if (result != nullptr) *result = sums;
 }
 
-// Brings the packed kernels up to date; callers hold weights_ shared.
+// Brings the packed kernels up to date; callers hold state_ shared.
 void Program::repack() {
   const std::lock_guard lock(pack_mutex_);
   if (packed_) return;
@@ -290,7 +292,7 @@ void Program::evaluate(const void* x, const void* y, const int64_t* index, int64
   if (n > 0) {
     Replayable& target = inference(Mode::evaluate, output_);
     const Node& out = graph_.node(output_);
-    const std::shared_lock weights(weights_);
+    const std::shared_lock state(state_);
     repack();
     Lease lease(target, exec.lanes, false);
     for (int64_t first = 0; first < n; first += kInferenceBatch) {
@@ -321,7 +323,7 @@ void Program::predict(int node, const void* x, const int64_t* index, int64_t n, 
   if (n == 0) return;
   check_index("predict", index, n);
   Replayable& target = inference(Mode::predict, node);
-  const std::shared_lock weights(weights_);
+  const std::shared_lock state(state_);
   repack();
   Lease lease(target, exec.lanes, false);
   for (int64_t first = 0; first < n; first += kInferenceBatch) {
@@ -362,15 +364,15 @@ const Buffer& Program::buffer(int parameter, const char* what) const {
 }
 
 void Program::get(int parameter, const char* what, float* out) const {
+  const std::shared_lock state(state_);
   const Buffer& from = buffer(parameter, what);
-  const std::shared_lock weights(weights_);
   std::memcpy(out, from.data(),
               static_cast<size_t>(store_.parameters[static_cast<size_t>(parameter)].size) * sizeof(float));
 }
 
 void Program::set(int parameter, const char* what, const float* in) {
+  const std::unique_lock state(state_);
   const Buffer& to = buffer(parameter, what);
-  const std::unique_lock weights(weights_);
   std::memcpy(to.data(), in,
               static_cast<size_t>(store_.parameters[static_cast<size_t>(parameter)].size) * sizeof(float));
   packed_ = false;
@@ -378,10 +380,22 @@ void Program::set(int parameter, const char* what, const float* in) {
 
 void Program::set_iteration(int64_t iteration) {
   require(iteration >= 0, "program: the iteration must not be negative. Received: ", iteration);
+  const std::unique_lock state(state_);
   iteration_ = iteration;
 }
 
+int64_t Program::iteration() const {
+  const std::shared_lock state(state_);
+  return iteration_;
+}
+
+double Program::learning_rate() const {
+  const std::shared_lock state(state_);
+  return options_.optimizer.learning_rate;
+}
+
 void Program::set_learning_rate(double learning_rate) {
+  const std::unique_lock state(state_);
   fbn_optimizer changed = options_.optimizer;
   changed.learning_rate = learning_rate;
   check_optimizer("program", changed);
@@ -389,19 +403,22 @@ void Program::set_learning_rate(double learning_rate) {
 }
 
 std::vector<fbn_cost_row> Program::costs(int64_t batch) const {
-  require(training_.plan != nullptr, "costs: the program was made without a loss. Received: FBN_LOSS_NONE");
+  require(options_.loss != FBN_LOSS_NONE, "costs: the program was made without a loss. Received: FBN_LOSS_NONE");
+  const std::shared_lock state(state_);
   require(batch >= 0 && batch <= options_.max_batch,
           "costs: the batch must be at most max_batch = ", options_.max_batch, ". Received: ", batch);
   return cost_rows(*training_.plan, graph_, batch, timed_seconds_, timed_wall_, timed_steps_);
 }
 
 void Program::reset_costs() {
+  const std::unique_lock state(state_);
   timed_wall_ = 0;
   timed_steps_ = 0;
   std::fill(timed_seconds_.begin(), timed_seconds_.end(), 0.0);
 }
 
 std::string Program::describe() const {
+  const std::shared_lock state(state_);
   if (training_.plan != nullptr) return fastbn::describe(*training_.plan, graph_);
   ParameterStore& store = const_cast<ParameterStore&>(store_);  // a plan points into the store but does not run here
   const PlanRequest request{&graph_,

@@ -31,9 +31,9 @@ class Program {
   const std::vector<Parameter>& parameters() const { return store_.parameters; }
   void get(int parameter, const char* what, float* out) const;
   void set(int parameter, const char* what, const float* in);
-  int64_t iteration() const { return iteration_; }
+  int64_t iteration() const;
   void set_iteration(int64_t iteration);
-  double learning_rate() const { return options_.optimizer.learning_rate; }
+  double learning_rate() const;
   void set_learning_rate(double learning_rate);
 
   std::string describe() const;
@@ -71,7 +71,7 @@ class Program {
   Replayable training_;
   std::map<std::pair<int, int>, std::unique_ptr<Replayable>> inference_;  // (mode, node)
   std::mutex inference_mutex_;
-  mutable std::shared_mutex weights_;  // written by training and set, read by inference and get
+  mutable std::shared_mutex state_;  // weights, plan of training, iteration, learning rate, costs: a step writes
   std::mutex training_mutex_;
   std::mutex pack_mutex_;
   bool packed_ = false;  // the packed kernels are those of the current weights

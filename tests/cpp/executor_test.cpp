@@ -114,7 +114,7 @@ void test_nesting() {
   CHECK(good == 9);
 }
 
-#if FASTBN_OPENMP && !defined(__SANITIZE_THREAD__)
+#if FASTBN_OPENMP
 void test_foreign_region() {
   int good = 0;
 #pragma omp parallel num_threads(3) reduction(+ : good)
@@ -141,7 +141,6 @@ void test_concurrent_callers() {
   CHECK(good == 200);
 }
 
-#if !defined(__SANITIZE_THREAD__)
 // The exit code of a child that runs `body`, which must end within 30 seconds.
 template <class Body>
 int in_child(Body&& body) {
@@ -179,7 +178,6 @@ void test_fork(bool parallel) {
   stop = true;
   busy.join();
 }
-#endif
 
 // A host with threads of its own: task i on lane i % lanes.
 struct Host {
@@ -240,7 +238,7 @@ void test_denormals() {
     CHECK(flushed == 16);
     CHECK(keeps_denormals());
   }
-#if FASTBN_OPENMP && !defined(__SANITIZE_THREAD__)
+#if FASTBN_OPENMP
   int kept = 0;
 #pragma omp parallel num_threads(2) reduction(+ : kept)
   kept += keeps_denormals();
@@ -287,7 +285,7 @@ void test_part_of() {
 
 // --no-fork: qemu-user cannot fork a process that has threads.
 int main(int argc, char** argv) {
-  [[maybe_unused]] const bool may_fork = argc < 2 || std::strcmp(argv[1], "--no-fork") != 0;
+  const bool may_fork = argc < 2 || std::strcmp(argv[1], "--no-fork") != 0;
   CHECK(fbn_set_serial_threshold(0) == FBN_OK);
 #if FASTBN_OPENMP
   constexpr bool parallel = true;
@@ -303,11 +301,9 @@ int main(int argc, char** argv) {
   test_host();
   test_denormals();
   test_resolve();
-#if FASTBN_OPENMP && !defined(__SANITIZE_THREAD__)
+#if FASTBN_OPENMP
   test_foreign_region();
 #endif
-#if !defined(__SANITIZE_THREAD__)
   if (may_fork) test_fork(parallel);
-#endif
   return check::report("executor_test");
 }
