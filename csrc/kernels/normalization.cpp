@@ -12,7 +12,7 @@ constexpr int kHalf = kLanes / 2;  // doubles to a vector
 constexpr int kSumVectors = kLanes == 16 ? 4 : 2;
 constexpr int kBackwardSumVectors = kLanes == 16 ? 2 : 1;
 constexpr int64_t kSumRows = 8;
-constexpr int64_t kApplyRows = 4;
+constexpr int64_t kApplyRows = 8;
 
 // Taking a few rows at a time reads memory out of order, which hardware prefetchers follow badly: each element asks
 // for the one that lies two steps ahead, and no less than a page's worth of floats. Prefetching never faults.
@@ -31,18 +31,15 @@ FASTBN_INLINE void store_n(float* p, vfloat v, int64_t n) { store_partial(p, v, 
 struct Doubles {
   vdouble low, high;
 };
-FASTBN_INLINE Doubles widen(vfloat v) {
-  vhalf half[2];
-  memcpy(half, &v, sizeof v);
-  return {to_double(half[0]), to_double(half[1])};
-}
+FASTBN_INLINE Doubles widen(vfloat v) { return {to_double(low_half(v)), to_double(high_half(v))}; }
+FASTBN_INLINE Doubles load_wide(const float* p, Constant<kLanes>) { return {load_double(p), load_double(p + kHalf)}; }
+FASTBN_INLINE Doubles load_wide(const float* p, int64_t n) { return widen(load_partial(p, n)); }
 FASTBN_INLINE Doubles load_sums(const double* p, Constant<kLanes>) {
   return {load_vdouble(p), load_vdouble(p + kHalf)};
 }
 FASTBN_INLINE Doubles load_sums(const double* p, int64_t n) {
-  double all[kLanes] = {};
-  for (int64_t i = 0; i < n; ++i) all[i] = p[i];
-  return load_sums(all, Constant<kLanes>{});
+  if (n <= kHalf) return {load_vdouble_partial(p, n), vdouble{}};
+  return {load_vdouble(p), load_vdouble_partial(p + kHalf, n - kHalf)};
 }
 FASTBN_INLINE void store_sums(double* p, Doubles s, Constant<kLanes>) {
   store_vdouble(p, s.low);
@@ -89,7 +86,7 @@ void sums(int64_t rows, int64_t channels, int64_t stride, const float* x, const 
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
         prefetch(p + v * kLanes + ahead);
-        const Doubles value = widen(load_n(p + v * kLanes, n));
+        const Doubles value = load_wide(p + v * kLanes, n);
         const vdouble low = value.low - base[v].low, high = value.high - base[v].high;
         s[v].low += low;
         s[v].high += high;
@@ -105,22 +102,45 @@ void sums(int64_t rows, int64_t channels, int64_t stride, const float* x, const 
   });
 }
 
+// What is normalised is computed in float64 and rounded once: differences of nearly equal numbers, factors beyond
+// float32's range and the mean of dy cost no digits.
+FASTBN_INLINE vfloat narrow(Doubles v) { return join(to_float(v.low), to_float(v.high)); }
+FASTBN_INLINE Doubles operator+(Doubles a, Doubles b) { return {a.low + b.low, a.high + b.high}; }
+FASTBN_INLINE Doubles operator-(Doubles a, Doubles b) { return {a.low - b.low, a.high - b.high}; }
+FASTBN_INLINE Doubles operator*(Doubles a, Doubles b) { return {a.low * b.low, a.high * b.high}; }
+FASTBN_INLINE Doubles multiply_add(Doubles a, Doubles b, Doubles c) {
+  return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};
+}
+
+// c - a b
+FASTBN_INLINE Doubles negative_multiply_add(Doubles a, Doubles b, Doubles c) {
+  return {fma(-a.low, b.low, c.low), fma(-a.high, b.high, c.high)};
+}
+
 // Factors of one vector of channels.
 struct Factors {
-  vfloat mean_hi, mean_lo, scale, shift;
+  Doubles mean, scale, shift;
 };
 template <class N>
 FASTBN_INLINE Factors load_factors(const NormalizationFactors& k, int64_t c, N n) {
-  return {load_n(k.mean_hi + c, n), load_n(k.mean_lo + c, n), load_n(k.scale + c, n), load_n(k.shift + c, n)};
+  return {load_sums(k.mean + c, n), load_sums(k.scale + c, n), load_sums(k.shift + c, n)};
 }
-FASTBN_INLINE vfloat centred(vfloat x, const Factors& f) { return (x - f.mean_hi) - f.mean_lo; }
+template <class N>
+FASTBN_INLINE Doubles centred(const float* x, const Factors& f, N n) {
+  return load_wide(x, n) - f.mean;
+}
 
 // dy through the activation, given or recomputed y.
 template <int Activation, class N>
-FASTBN_INLINE vfloat through_activation(vfloat dy, vfloat xc, const Factors& f, const float* y, vfloat alpha, N n) {
-  if constexpr (Activation == kLinear) return dy;
-  const vfloat value = y ? load_n(y, n) : activate<Activation>(fma(xc, f.scale, f.shift), alpha);
-  return activate_gradient<Activation>(dy, value, alpha);
+FASTBN_INLINE Doubles through_activation(const float* dy, Doubles xc, const Factors& f, const float* y, vfloat alpha,
+                                         N n) {
+  if constexpr (Activation == kLinear) return load_wide(dy, n);
+  if constexpr (Activation == kRelu) {
+    const Doubles value = y ? load_wide(y, n) : multiply_add(xc, f.scale, f.shift), d = load_wide(dy, n);
+    return {where_positive(value.low, d.low), where_positive(value.high, d.high)};
+  }
+  const vfloat value = y ? load_n(y, n) : activate<Activation>(narrow(multiply_add(xc, f.scale, f.shift)), alpha);
+  return widen(activate_gradient<Activation>(load_n(dy, n), value, alpha));
 }
 
 template <int Activation>
@@ -149,14 +169,10 @@ FASTBN_INLINE void backward_sums_pass(int64_t rows, int64_t channels, int64_t st
             prefetch(x + at + ahead);
             prefetch(dy + at + ahead);
             if (Activation != kLinear && y) prefetch(y + at + ahead);
-            const vfloat xc = centred(load_n(x + at, n), f[v]);
-            const Doubles d =
-                widen(through_activation<Activation>(load_n(dy + at, n), xc, f[v], y ? y + at : y, slope, n));
-            const Doubles m = widen(xc);
-            s[v].low += d.low;
-            s[v].high += d.high;
-            q[v].low = fma(d.low, m.low, q[v].low);
-            q[v].high = fma(d.high, m.high, q[v].high);
+            const Doubles xc = centred(x + at, f[v], n);
+            const Doubles d = through_activation<Activation>(dy + at, xc, f[v], y ? y + at : y, slope, n);
+            s[v] = s[v] + d;
+            q[v] = multiply_add(d, xc, q[v]);
           }
         }
 #pragma GCC unroll 4
@@ -188,7 +204,7 @@ FASTBN_INLINE void for_each_element(int64_t rows, int64_t channels, int64_t stri
       const auto element = body(c, n);
       int64_t i = first * stride + c;
       if (count == kApplyRows) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int64_t r = 0; r < kApplyRows; ++r) element(i + r * stride);
         return;
       }
@@ -203,21 +219,22 @@ FASTBN_INLINE void for_each_element(int64_t rows, int64_t channels, int64_t stri
 // Fewer channels than lanes, without gaps: kLanes rows make one row of kLanes * channels columns, with the factors
 // repeated. The rows that are left are taken as they are.
 struct RepeatedFactors {
-  float values[6][kLanes * kLanes];
+  double values[5][kLanes * kLanes];
 };
 FASTBN_INLINE bool repeats(int64_t rows, int64_t channels, int64_t stride) {
   return channels < kLanes && stride == channels && rows >= 2 * kLanes;
 }
 FASTBN_INLINE NormalizationFactors repeat_factors(const NormalizationFactors& k, int64_t channels,
                                                   RepeatedFactors& out) {
-  const float* from[6] = {k.mean_hi, k.mean_lo, k.scale, k.shift, k.dy_mean, k.xc_factor};
-  for (int a = 0; a < 6; ++a) {
+  const double* from[5] = {k.mean, k.scale, k.shift, k.dy_mean, k.xc_factor};
+  for (int a = 0; a < 5; ++a) {
     if (!from[a]) continue;
     for (int64_t i = 0; i < channels; ++i) {
       for (int64_t r = 0; r < kLanes; ++r) out.values[a][r * channels + i] = from[a][i];
     }
   }
-  return {out.values[0], out.values[1], out.values[2], out.values[3], out.values[4], out.values[5]};
+  return {out.values[0], out.values[1], out.values[2], k.dy_mean ? out.values[3] : nullptr,
+          k.xc_factor ? out.values[4] : nullptr};
 }
 
 template <int Activation, bool Residual>
@@ -231,9 +248,9 @@ FASTBN_INLINE void apply_pass(int64_t rows, int64_t channels, int64_t stride, co
         return [=](int64_t i) __attribute__((always_inline)) {
           prefetch(x + i + ahead);
           if constexpr (Residual) prefetch(residual + i + ahead);
-          vfloat value = fma(centred(load_n(x + i, n), f), f.scale, f.shift);
-          if constexpr (Residual) value += load_n(residual + i, n);
-          store_n(y + i, activate<Activation>(value, slope), n);
+          Doubles value = multiply_add(centred(x + i, f, n), f.scale, f.shift);
+          if constexpr (Residual) value = value + load_wide(residual + i, n);
+          store_n(y + i, activate<Activation>(narrow(value), slope), n);
         };
       });
 }
@@ -258,25 +275,30 @@ void apply(int64_t rows, int64_t channels, int64_t stride, const float* x, Norma
   });
 }
 
-template <int Activation>
+template <int Activation, bool Frozen>
 FASTBN_INLINE void backward_apply_pass(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x,
                                        const float* y, const NormalizationFactors& k, float alpha, float* dx,
                                        float* dresidual) {
-  const vfloat slope = broadcast(alpha);
+  const vfloat slope_below = broadcast(alpha);
   const int64_t ahead = prefetch_distance(kApplyRows, stride);
   for_each_element(
       rows, channels, stride, [&](int64_t c, auto n) __attribute__((always_inline)) {
         const Factors f = load_factors(k, c, n);
-        const vfloat dy_mean = load_n(k.dy_mean + c, n), xc_factor = load_n(k.xc_factor + c, n);
-        const vint counts = xc_factor != vfloat{};
+        Doubles slope{}, dy_mean{};  // dx = (d - dy_mean) scale - xc slope
+        if constexpr (!Frozen) {
+          slope = f.scale * load_sums(k.xc_factor + c, n);
+          dy_mean = load_sums(k.dy_mean + c, n);
+        }
         return [=](int64_t i) __attribute__((always_inline)) {
           prefetch(x + i + ahead);
           prefetch(dy + i + ahead);
           if (Activation != kLinear && y) prefetch(y + i + ahead);
-          const vfloat xc = centred(load_n(x + i, n), f);
-          const vfloat d = through_activation<Activation>(load_n(dy + i, n), xc, f, y ? y + i : y, slope, n);
-          if (dresidual) store_n(dresidual + i, d, n);
-          if (dx) store_n(dx + i, fma(from_bits(bits(-xc) & counts), xc_factor, d - dy_mean) * f.scale, n);
+          const Doubles xc = centred(x + i, f, n);
+          const Doubles d = through_activation<Activation>(dy + i, xc, f, y ? y + i : y, slope_below, n);
+          if (dresidual) store_n(dresidual + i, narrow(d), n);
+          if (!dx) return;
+          if (Frozen) return store_n(dx + i, narrow(d * f.scale), n);
+          store_n(dx + i, narrow(negative_multiply_add(xc, slope, (d - dy_mean) * f.scale)), n);
         };
       });
 }
@@ -292,10 +314,12 @@ void backward_apply(int64_t rows, int64_t channels, int64_t stride, const float*
                           dx ? dx + done : dx, dresidual ? dresidual + done : dresidual);
   }
   with_activation(activation, alpha, [&](auto a) {
-    if (y) {
-      backward_apply_pass<a.value>(rows, channels, stride, dy, x, y, k, alpha, dx, dresidual);
+    if (!k.xc_factor) {
+      backward_apply_pass<a.value, true>(rows, channels, stride, dy, x, y, k, alpha, dx, dresidual);
+    } else if (y) {
+      backward_apply_pass<a.value, false>(rows, channels, stride, dy, x, y, k, alpha, dx, dresidual);
     } else {
-      backward_apply_pass<a.value>(rows, channels, stride, dy, x, nullptr, k, alpha, dx, dresidual);
+      backward_apply_pass<a.value, false>(rows, channels, stride, dy, x, nullptr, k, alpha, dx, dresidual);
     }
   });
 }

@@ -8,22 +8,23 @@ namespace fastbn {
 
 // Arrays of `channels` factors; a pass reads those that it names.
 struct NormalizationFactors {
-  const float *mean_hi, *mean_lo, *scale, *shift, *dy_mean, *xc_factor;
+  const double *mean, *scale, *shift, *dy_mean, *xc_factor;
 };
 
 struct NormalizationKernels {
   // sum += x - shift, square += (x - shift)^2; a shift that is not finite counts as 0.
   void (*sums)(int64_t rows, int64_t channels, int64_t stride, const float* x, const float* shift, double* sum,
                double* square);
-  // y = act(((x - mean_hi) - mean_lo) * scale + shift + residual); residual may be NULL. y may be x or residual.
+  // y = act((x - mean) * scale + shift + residual), in float64, rounded once before the activation; residual may be
+  // NULL. y may be x or residual.
   void (*apply)(int64_t rows, int64_t channels, int64_t stride, const float* x, NormalizationFactors k,
                 const float* residual, int32_t activation, float alpha, float* y);
-  // With xc = (x - mean_hi) - mean_lo and dy' = dy * act'(y), y NULL meaning act(xc * scale + shift):
+  // With xc = x - mean and dy' = dy * act'(y), y NULL meaning act(xc * scale + shift):
   // sum_dy += dy', sum_dy_xc += dy' xc
   void (*backward_sums)(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x, const float* y,
                         NormalizationFactors k, int32_t activation, float alpha, double* sum_dy, double* sum_dy_xc);
-  // dx = (dy' - dy_mean - xc * xc_factor) * scale, dresidual = dy'; either may be NULL, dx may be dy. Where xc_factor
-  // is 0, x does not count, NaN or not.
+  // dx = (dy' - dy_mean - xc * xc_factor) * scale, dresidual = dy'; either may be NULL, dx may be dy. Without xc_factor
+  // (NULL) dx = dy' * scale: x does not count, NaN or not.
   void (*backward_apply)(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x,
                          const float* y, NormalizationFactors k, int32_t activation, float alpha, float* dx,
                          float* dresidual);

@@ -140,6 +140,29 @@ FASTBN_INLINE vdouble to_double(vhalf v) {
   return __builtin_convertvector(v, vdouble);
 #endif
 }
+FASTBN_INLINE vhalf to_float(vdouble v) {
+#if defined(__AVX512F__)
+  return (vhalf)_mm512_maskz_cvtpd_ps(0xff, (__m512d)v);
+#else
+  return __builtin_convertvector(v, vhalf);
+#endif
+}
+// A vector as two halves and back; in registers, not by way of memory.
+#if FASTBN_LANES == 16
+FASTBN_INLINE vhalf low_half(vfloat v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7); }
+FASTBN_INLINE vhalf high_half(vfloat v) { return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15); }
+FASTBN_INLINE vfloat join(vhalf low, vhalf high) {
+  return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+#elif FASTBN_LANES == 8
+FASTBN_INLINE vhalf low_half(vfloat v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3); }
+FASTBN_INLINE vhalf high_half(vfloat v) { return __builtin_shufflevector(v, v, 4, 5, 6, 7); }
+FASTBN_INLINE vfloat join(vhalf low, vhalf high) { return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7); }
+#else
+FASTBN_INLINE vhalf low_half(vfloat v) { return __builtin_shufflevector(v, v, 0, 1); }
+FASTBN_INLINE vhalf high_half(vfloat v) { return __builtin_shufflevector(v, v, 2, 3); }
+FASTBN_INLINE vfloat join(vhalf low, vhalf high) { return __builtin_shufflevector(low, high, 0, 1, 2, 3); }
+#endif
 // Half of the lanes of a vector as doubles, read from memory.
 FASTBN_INLINE vdouble load_double(const float* p) {
   vhalf h;
@@ -221,6 +244,21 @@ FASTBN_INLINE vdouble load_vdouble(const double* p) {
   return v;
 }
 FASTBN_INLINE void store_vdouble(double* p, vdouble v) { memcpy(p, &v, sizeof v); }
+// The first n lanes; the others are zero, and memory past n is not touched.
+FASTBN_INLINE vdouble load_vdouble_partial(const double* p, int64_t n) {
+#if defined(__AVX512F__)
+  return (vdouble)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1u), p);
+#else
+  vdouble v{};
+  for (int64_t i = 0; i < n; ++i) v[i] = p[i];
+  return v;
+#endif
+}
+// v where `value` rounded to float is greater than 0, else 0.
+FASTBN_INLINE vdouble where_positive(vdouble value, vdouble v) {
+  typedef int64_t vlong __attribute__((vector_size(FASTBN_LANES * 4)));
+  return (vdouble)((vlong)v & (value >= (vdouble{} + 0x1p-126)));
+}
 
 // Scalar fused multiply-add with the rounding of the vector one, for tails that must agree with it.
 FASTBN_INLINE float fma_scalar(float a, float b, float c) {

@@ -12,18 +12,16 @@ namespace fastbn {
 namespace {
 
 NormalizationFactors factors(const BatchNormCoefficients& c) {
-  return {c.mean_hi, c.mean_lo, c.scale, c.shift, c.dy_mean, c.xc_factor};
+  return {c.mean, c.scale, c.shift, c.dy_mean, c.xc_factor};
 }
 
 }  // namespace
 
-BatchNormCoefficients batch_norm_coefficients(float* storage, int64_t channels) {
-  return {storage,
-          storage + channels,
-          storage + 2 * channels,
-          storage + 3 * channels,
-          storage + 4 * channels,
-          storage + 5 * channels};
+BatchNormCoefficients batch_norm_coefficients(double* storage, int64_t channels) {
+  return {storage, storage + channels, storage + 2 * channels, storage + 3 * channels, storage + 4 * channels};
+}
+BatchNormCoefficients BatchNormCoefficients::from(int64_t channel) const {
+  return {mean + channel, scale + channel, shift + channel, dy_mean + channel, xc_factor + channel};
 }
 
 void batch_norm_sums(const float* x, int64_t stride, int64_t rows, int64_t channels, const float* shift, double* sum,
@@ -64,23 +62,20 @@ void batch_norm_merge(int64_t channels, int64_t count, double* mean, double* m2,
 void batch_norm_forward_coefficients(int64_t channels, const double* mean, const double* variance, double epsilon,
                                      const float* gamma, const float* beta, BatchNormCoefficients out) noexcept {
   for (int64_t c = 0; c < channels; ++c) {
-    const float high = static_cast<float>(mean[c]);
     const double rstd = 1 / std::sqrt(variance[c] + epsilon);
-    out.mean_hi[c] = high;
-    out.mean_lo[c] = static_cast<float>(mean[c] - static_cast<double>(high));
-    out.scale[c] = static_cast<float>(gamma != nullptr ? gamma[c] * rstd : rstd);
-    out.shift[c] = beta != nullptr ? beta[c] : 0;
+    out.mean[c] = mean[c];
+    out.scale[c] = gamma != nullptr ? static_cast<double>(gamma[c]) * rstd : rstd;
+    out.shift[c] = beta != nullptr ? static_cast<double>(beta[c]) : 0;
   }
 }
 
 void batch_norm_backward_coefficients(int64_t channels, int64_t count, const double* variance, double epsilon,
-                                      const double* sum_dy, const double* sum_dy_xc, bool frozen,
+                                      const double* sum_dy, const double* sum_dy_xc,
                                       BatchNormCoefficients out) noexcept {
-  const bool constant = frozen || count == 0;
+  const double n = static_cast<double>(count);
   for (int64_t c = 0; c < channels; ++c) {
-    const double n = static_cast<double>(count);
-    out.dy_mean[c] = constant ? 0 : static_cast<float>(sum_dy[c] / n);
-    out.xc_factor[c] = constant ? 0 : static_cast<float>(sum_dy_xc[c] / (n * (variance[c] + epsilon)));
+    out.dy_mean[c] = sum_dy[c] / n;
+    out.xc_factor[c] = sum_dy_xc[c] / (n * (variance[c] + epsilon));
   }
 }
 
@@ -97,8 +92,9 @@ void batch_norm_backward_sums(BatchNormMatrix m, const float* dy, const float* x
 }
 
 void batch_norm_backward_apply(BatchNormMatrix m, const float* dy, const float* x, const float* y,
-                               BatchNormCoefficients c, int32_t activation, float alpha, float* dx,
+                               BatchNormCoefficients c, bool frozen, int32_t activation, float alpha, float* dx,
                                float* dresidual) noexcept {
+  if (frozen) c.dy_mean = c.xc_factor = nullptr;
   kernels().normalization.backward_apply(m.rows, m.channels, m.stride, dy, x, y, factors(c), activation, alpha, dx,
                                          dresidual);
 }
@@ -247,11 +243,7 @@ class BackwardSums {
     const int64_t chunk = task / parts_.slices(), stride = b_.d.channels;
     const Range rows = parts_.rows(chunk), channels = parts_.channels(task % parts_.slices());
     const int64_t at = rows.begin * stride + channels.begin;
-    BatchNormCoefficients c = coefficients_;
-    c.mean_hi += channels.begin;
-    c.mean_lo += channels.begin;
-    c.scale += channels.begin;
-    c.shift += channels.begin;
+    const BatchNormCoefficients c = coefficients_.from(channels.begin);
     double* dy = sum_dy(chunk, channels);
     double* xc = sum_dy_xc(chunk, channels);
     std::fill_n(dy, channels.size(), 0.0);
@@ -283,11 +275,6 @@ class BackwardSums {
   BatchNormCoefficients coefficients_{};
 };
 
-BatchNormCoefficients slice_of(BatchNormCoefficients c, int64_t begin) {
-  return {c.mean_hi + begin, c.mean_lo + begin, c.scale + begin,
-          c.shift + begin,   c.dy_mean + begin, c.xc_factor + begin};
-}
-
 const float* at_or_null(const float* array, int64_t i) { return array != nullptr ? array + i : nullptr; }
 float* at_or_null(float* array, int64_t i) { return array != nullptr ? array + i : nullptr; }
 
@@ -311,10 +298,10 @@ fbn_status fbn_batch_norm_forward(const fbn_batch_norm* d, const float* x, const
     const Exec how = resolve_exec(operation, exec);
     Workspace workspace(operation, how);
     Statistics statistics(*d, x, workspace);
-    const size_t storage = workspace.reserve<float>(d->channels * kBatchNormCoefficientArrays);
+    const size_t storage = workspace.reserve<double>(d->channels * kBatchNormCoefficientArrays);
     if (workspace.commit()) return;
     statistics.bind(workspace);
-    const BatchNormCoefficients coefficients = batch_norm_coefficients(workspace.at<float>(storage), d->channels);
+    const BatchNormCoefficients coefficients = batch_norm_coefficients(workspace.at<double>(storage), d->channels);
 
     const auto sum = [&](int64_t i, int) { statistics.chunk_task(i); };
     const auto merge = [&](int64_t i, int) {
@@ -326,7 +313,7 @@ fbn_status fbn_batch_norm_forward(const fbn_batch_norm* d, const float* x, const
       }
       batch_norm_forward_coefficients(c.size(), mean + c.begin, variance + c.begin, d->epsilon,
                                       at_or_null(gamma, c.begin), at_or_null(beta, c.begin),
-                                      slice_of(coefficients, c.begin));
+                                      coefficients.from(c.begin));
     };
     const int64_t tasks = task_count(size);
     const auto apply = row_task(d->rows, tasks, [&](int64_t begin, int64_t rows) {
@@ -352,10 +339,10 @@ fbn_status fbn_batch_norm_inference(const fbn_batch_norm* d, const float* x, con
     require_array(operation, "y", y, size);
     const Exec how = resolve_exec(operation, exec);
     Workspace workspace(operation, how);
-    const size_t storage = workspace.reserve<float>(d->channels * kBatchNormCoefficientArrays);
+    const size_t storage = workspace.reserve<double>(d->channels * kBatchNormCoefficientArrays);
     if (workspace.commit()) return;
 
-    const BatchNormCoefficients coefficients = batch_norm_coefficients(workspace.at<float>(storage), d->channels);
+    const BatchNormCoefficients coefficients = batch_norm_coefficients(workspace.at<double>(storage), d->channels);
     batch_norm_forward_coefficients(d->channels, mean, variance, d->epsilon, gamma, beta, coefficients);
     const int64_t tasks = task_count(size);
     const auto apply = row_task(d->rows, tasks, [&](int64_t begin, int64_t rows) {
@@ -433,12 +420,11 @@ fbn_status fbn_batch_norm_backward(const fbn_batch_norm* d, const float* dy, con
     const Exec how = resolve_exec(operation, exec);
     Workspace workspace(operation, how);
     BackwardSums sums(inputs, workspace);
-    const size_t storage = workspace.reserve<float>(d->channels * kBatchNormCoefficientArrays);
+    const size_t storage = workspace.reserve<double>(d->channels * kBatchNormCoefficientArrays);
     if (workspace.commit()) return;
-    const BatchNormCoefficients coefficients = batch_norm_coefficients(workspace.at<float>(storage), d->channels);
+    const BatchNormCoefficients coefficients = batch_norm_coefficients(workspace.at<double>(storage), d->channels);
     sums.bind(workspace, coefficients);
     batch_norm_forward_coefficients(d->channels, mean, variance, d->epsilon, gamma, beta, coefficients);
-    batch_norm_backward_coefficients(d->channels, 0, variance, d->epsilon, nullptr, nullptr, true, coefficients);
 
     const bool any_sum = dgamma != nullptr || dbeta != nullptr || (dx != nullptr && !d->frozen);
     const auto sum = [&](int64_t i, int) { sums.chunk_task(i); };
@@ -450,14 +436,14 @@ fbn_status fbn_batch_norm_backward(const fbn_batch_norm* d, const float* dy, con
         if (dbeta != nullptr) dbeta[c.begin + k] = static_cast<float>(s[k]);
         if (dgamma != nullptr) dgamma[c.begin + k] = static_cast<float>(q[k] * rstd);
       }
-      batch_norm_backward_coefficients(c.size(), d->rows, variance + c.begin, d->epsilon, s, q, d->frozen,
-                                       slice_of(coefficients, c.begin));
+      batch_norm_backward_coefficients(c.size(), d->rows, variance + c.begin, d->epsilon, s, q,
+                                       coefficients.from(c.begin));
     };
     const int64_t tasks = dx != nullptr || dresidual != nullptr ? task_count(size) : 0;
     const auto apply = row_task(d->rows, tasks, [&](int64_t begin, int64_t rows) {
       const int64_t at = begin * d->channels;
       batch_norm_backward_apply({rows, d->channels, d->channels}, dy + at, x + at, at_or_null(y, at), coefficients,
-                                d->activation, d->alpha, at_or_null(dx, at), at_or_null(dresidual, at));
+                                d->frozen != 0, d->activation, d->alpha, at_or_null(dx, at), at_or_null(dresidual, at));
     });
     execute(how,
             {Phase{any_sum ? sums.chunk_tasks() : 0, sum}, Phase{any_sum ? sums.parts().slices() : 0, merge},
@@ -479,9 +465,9 @@ fbn_status fbn_batch_norm_backward_partial(const fbn_batch_norm* d, const float*
     const Exec how = resolve_exec(operation, exec);
     Workspace workspace(operation, how);
     BackwardSums sums(inputs, workspace);
-    const size_t storage = workspace.reserve<float>(d->channels * kBatchNormCoefficientArrays);
+    const size_t storage = workspace.reserve<double>(d->channels * kBatchNormCoefficientArrays);
     if (workspace.commit()) return;
-    const BatchNormCoefficients coefficients = batch_norm_coefficients(workspace.at<float>(storage), d->channels);
+    const BatchNormCoefficients coefficients = batch_norm_coefficients(workspace.at<double>(storage), d->channels);
     sums.bind(workspace, coefficients);
     batch_norm_forward_coefficients(d->channels, mean, variance, d->epsilon, gamma, beta, coefficients);
 
@@ -511,17 +497,16 @@ fbn_status fbn_batch_norm_backward_apply(const fbn_batch_norm* d, const float* d
             ": dresidual needs has_residual in the descriptor. Received: has_residual=0");
     const Exec how = resolve_exec(operation, exec);
     Workspace workspace(operation, how);
-    const size_t storage = workspace.reserve<float>(d->channels * kBatchNormCoefficientArrays);
+    const size_t storage = workspace.reserve<double>(d->channels * kBatchNormCoefficientArrays);
     if (workspace.commit()) return;
-    const BatchNormCoefficients coefficients = batch_norm_coefficients(workspace.at<float>(storage), d->channels);
+    const BatchNormCoefficients coefficients = batch_norm_coefficients(workspace.at<double>(storage), d->channels);
     batch_norm_forward_coefficients(d->channels, mean, variance, d->epsilon, gamma, beta, coefficients);
-    batch_norm_backward_coefficients(d->channels, total_rows, variance, d->epsilon, sum_dy, sum_dy_xc, d->frozen,
-                                     coefficients);
+    batch_norm_backward_coefficients(d->channels, total_rows, variance, d->epsilon, sum_dy, sum_dy_xc, coefficients);
     const int64_t tasks = dx != nullptr || dresidual != nullptr ? task_count(size) : 0;
     const auto apply = row_task(d->rows, tasks, [&](int64_t begin, int64_t rows) {
       const int64_t at = begin * d->channels;
       batch_norm_backward_apply({rows, d->channels, d->channels}, dy + at, x + at, at_or_null(y, at), coefficients,
-                                d->activation, d->alpha, at_or_null(dx, at), at_or_null(dresidual, at));
+                                d->frozen != 0, d->activation, d->alpha, at_or_null(dx, at), at_or_null(dresidual, at));
     });
     execute(how, {Phase{tasks, apply}}, static_cast<double>(size) * 16);
   });

@@ -1,6 +1,6 @@
 // batch_norm over (rows, channels) matrices with a row stride: the passes that ops and programs are made of.
 //
-// Forward   statistics -> mean, variance; coefficients; y = act(((x - mean_hi) - mean_lo) * a + beta + residual)
+// Forward   statistics -> mean, variance; coefficients; y = act((x - mean) * a + beta + residual)
 // Backward  with dy' = dy * act'(y), xc = x - mean, r = 1 / sqrt(variance + epsilon), n = rows of the batch:
 //             dbeta = sum dy'      dgamma = r * sum dy' xc
 //             dx = gamma r (dy' - sum dy' / n - xc r^2 sum(dy' xc) / n)      (frozen: dx = gamma r dy')
@@ -14,18 +14,20 @@
 
 namespace fastbn {
 
-// Per-channel factors of the forward and backward passes; six arrays of `channels` floats each.
+// Per-channel factors of the forward and backward passes; five arrays of `channels` float64 each, since the passes
+// compute in float64 and round their results once.
 struct BatchNormCoefficients {
-  float* mean_hi;    // float(mean)
-  float* mean_lo;    // float(mean - mean_hi)
-  float* scale;      // gamma / sqrt(variance + epsilon)
-  float* shift;      // beta, or zeros
-  float* dy_mean;    // sum dy' / n
-  float* xc_factor;  // sum(dy' xc) / (n (variance + epsilon))
+  double* mean;
+  double* scale;      // gamma / sqrt(variance + epsilon)
+  double* shift;      // beta, or zeros
+  double* dy_mean;    // sum dy' / n
+  double* xc_factor;  // sum(dy' xc) / (n (variance + epsilon))
+
+  BatchNormCoefficients from(int64_t channel) const;  // those of the channels from this one on
 };
-inline constexpr int kBatchNormCoefficientArrays = 6;
-// Views six consecutive arrays of `channels` floats.
-BatchNormCoefficients batch_norm_coefficients(float* storage, int64_t channels);
+inline constexpr int kBatchNormCoefficientArrays = 5;
+// Views five consecutive arrays of `channels` numbers.
+BatchNormCoefficients batch_norm_coefficients(double* storage, int64_t channels);
 
 // Sums of a part of the rows: (x - shift) and its square, each channel in float64, added to sum and square.
 // shift[c]: a value near the channel's (the first row of the part); all three arrays of `channels`.
@@ -39,12 +41,12 @@ void batch_norm_moments(int64_t rows, int64_t channels, const float* shift, cons
 void batch_norm_merge(int64_t channels, int64_t count, double* mean, double* m2, int64_t other_count,
                       const double* other_mean, const double* other_m2) noexcept;
 
-// Fills mean_hi, mean_lo, scale, shift. gamma, beta may be NULL.
+// Fills mean, scale, shift. gamma, beta may be NULL.
 void batch_norm_forward_coefficients(int64_t channels, const double* mean, const double* variance, double epsilon,
                                      const float* gamma, const float* beta, BatchNormCoefficients out) noexcept;
-// Fills dy_mean, xc_factor; zeros when frozen.
+// Fills dy_mean, xc_factor; count is at least 1.
 void batch_norm_backward_coefficients(int64_t channels, int64_t count, const double* variance, double epsilon,
-                                      const double* sum_dy, const double* sum_dy_xc, bool frozen,
+                                      const double* sum_dy, const double* sum_dy_xc,
                                       BatchNormCoefficients out) noexcept;
 
 struct BatchNormMatrix {  // a region: rows x channels, one stride for every array of the pass
@@ -57,9 +59,9 @@ void batch_norm_apply(BatchNormMatrix m, const float* x, BatchNormCoefficients c
 void batch_norm_backward_sums(BatchNormMatrix m, const float* dy, const float* x, const float* y,
                               BatchNormCoefficients c, int32_t activation, float alpha, double* sum_dy,
                               double* sum_dy_xc) noexcept;
-// dx, and dresidual = dy' where not NULL. dx may be dy.
+// dx, and dresidual = dy' where not NULL. dx may be dy. `frozen`: mean and variance are constants.
 void batch_norm_backward_apply(BatchNormMatrix m, const float* dy, const float* x, const float* y,
-                               BatchNormCoefficients c, int32_t activation, float alpha, float* dx,
+                               BatchNormCoefficients c, bool frozen, int32_t activation, float alpha, float* dx,
                                float* dresidual) noexcept;
 
 }  // namespace fastbn

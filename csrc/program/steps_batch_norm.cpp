@@ -9,12 +9,6 @@ namespace fastbn {
 
 namespace {
 
-// The columns from `begin` of per-channel coefficients.
-BatchNormCoefficients columns_of(BatchNormCoefficients k, int64_t begin) {
-  return {k.mean_hi + begin, k.mean_lo + begin, k.scale + begin,
-          k.shift + begin,   k.dy_mean + begin, k.xc_factor + begin};
-}
-
 // moving = moving * momentum + batch * (1 - momentum)
 void move_statistics(float* moving, const double* batch, double momentum, int64_t size) {
   for (int64_t i = 0; i < size; ++i)
@@ -36,11 +30,9 @@ void Planner::coefficients_from_moving_statistics(const Op& op, int coefficients
     double* m = c.at<double>(moments);
     std::copy_n(mean->value.floats(), channels, m);
     std::copy_n(variance->value.floats(), channels, m + channels);
-    const BatchNormCoefficients k = batch_norm_coefficients(c.at(coefficients), channels);
+    const BatchNormCoefficients k = batch_norm_coefficients(c.at<double>(coefficients), channels);
     batch_norm_forward_coefficients(channels, m, m + channels, epsilon, gamma ? gamma->value.floats() : nullptr,
                                     beta ? beta->value.floats() : nullptr, k);
-    std::fill_n(k.dy_mean, channels, 0.0f);  // frozen statistics: dx = gamma rstd dy
-    std::fill_n(k.xc_factor, channels, 0.0f);
   };
   emit_prologue(std::move(s));
 }
@@ -54,7 +46,7 @@ void Planner::forward_batch_norm(const Op& op) {
   const Parameter* beta = store_.find(op.node, ParameterRole::beta);
   Parameter* moving_mean = store_.find(op.node, ParameterRole::moving_mean);
   Parameter* moving_variance = store_.find(op.node, ParameterRole::moving_variance);
-  const int coefficients = new_global(name(op) + " coefficients", kBatchNormCoefficientArrays * channels * 4);
+  const int coefficients = new_global(name(op) + " coefficients", kBatchNormCoefficientArrays * channels * 8);
   const bool batch_statistics = training_ && !layer.frozen;
   int input = values_.at(op.inputs[0]);
 
@@ -69,7 +61,7 @@ void Planner::forward_batch_norm(const Op& op) {
     s.run = [op, m, coefficients, x, residual, y](const StepContext& c) {
       const Part p = part(c, m);
       batch_norm_apply({p.region.rows, p.region.columns, p.region.stride}, c.at(x) + p.offset,
-                       columns_of(batch_norm_coefficients(c.at(coefficients), m.columns), p.offset),
+                       batch_norm_coefficients(c.at<double>(coefficients), m.columns).from(p.offset),
                        residual >= 0 ? c.at(residual) + p.offset : nullptr, op.activation, op.alpha,
                        c.at(y) + p.offset);
     };
@@ -106,7 +98,7 @@ void Planner::forward_batch_norm(const Op& op) {
     batch_norm_forward_coefficients(end - begin, mean, variance, epsilon,
                                     gamma ? gamma->value.floats() + begin : nullptr,
                                     beta ? beta->value.floats() + begin : nullptr,
-                                    columns_of(batch_norm_coefficients(c.at(coefficients), channels), begin));
+                                    batch_norm_coefficients(c.at<double>(coefficients), channels).from(begin));
     move_statistics(moving_mean->value.floats() + begin, mean, momentum, end - begin);
     move_statistics(moving_variance->value.floats() + begin, variance, momentum, end - begin);
   };
@@ -212,8 +204,8 @@ void Planner::backward_batch_norm(const Op& op, int dy) {
       const Part p = part(c, m);
       batch_norm_backward_apply({p.region.rows, p.region.columns, p.region.stride}, c.at(g) + p.offset,
                                 c.at(x) + p.offset, y >= 0 ? c.at(y) + p.offset : nullptr,
-                                columns_of(batch_norm_coefficients(c.at(state.coefficients), channels), p.offset),
-                                op.activation, op.alpha, c.at(target) + p.offset,
+                                batch_norm_coefficients(c.at<double>(state.coefficients), channels).from(p.offset),
+                                frozen, op.activation, op.alpha, c.at(target) + p.offset,
                                 dr >= 0 && dr != target ? c.at(dr) + p.offset : nullptr);
     };
     emit(std::move(s));
@@ -256,12 +248,12 @@ void Planner::backward_batch_norm(const Op& op, int dy) {
       double* sum_dy_xc = sum_dy + channels;
       std::fill_n(sum_dy + c.begin, columns, 0.0);
       std::fill_n(sum_dy_xc + c.begin, columns, 0.0);
-      const BatchNormCoefficients k = columns_of(batch_norm_coefficients(c.at(state.coefficients), channels), c.begin);
+      const BatchNormCoefficients k = batch_norm_coefficients(c.at<double>(state.coefficients), channels).from(c.begin);
       batch_norm_backward_sums({p.region.rows, columns, m.columns}, c.at(dy) + p.offset, c.at(x) + p.offset,
                                y >= 0 ? c.at(y) + p.offset : nullptr, k, op.activation, op.alpha, sum_dy + c.begin,
                                sum_dy_xc + c.begin);
       batch_norm_backward_coefficients(columns, p.region.rows, c.at<double>(state.statistics) + channels + c.begin,
-                                       epsilon, sum_dy + c.begin, sum_dy_xc + c.begin, false, k);
+                                       epsilon, sum_dy + c.begin, sum_dy_xc + c.begin, k);
       gradients(c, sum_dy, sum_dy_xc, c.begin, c.end, c.scratch, c.scratch + columns);
       if (gamma != nullptr) update_parameter(*store, c.run->rule, *gamma, c.scratch, c.begin, columns);
       if (beta != nullptr) update_parameter(*store, c.run->rule, *beta, c.scratch + columns, c.begin, columns);
@@ -282,7 +274,7 @@ void Planner::backward_batch_norm(const Op& op, int dy) {
       double* sum_dy = c.at<double>(sums) + c.chunk * 2 * channels;
       double* sum_dy_xc = sum_dy + channels;
       if (c.chunk_start) std::fill_n(sum_dy, 2 * channels, 0.0);
-      const BatchNormCoefficients k = batch_norm_coefficients(c.at(state.coefficients), channels);
+      const BatchNormCoefficients k = batch_norm_coefficients(c.at<double>(state.coefficients), channels);
       for (int64_t i = 0; i < c.count; ++i) {
         const int64_t offset = i * m.size();
         batch_norm_backward_sums({m.rows, channels, channels}, c.at(g) + offset, c.at(x) + offset,
@@ -301,8 +293,8 @@ void Planner::backward_batch_norm(const Op& op, int dy) {
     for (int64_t chunk = 1; chunk < chunks; ++chunk)
       for (int64_t i = 0; i < 2 * channels; ++i) total[i] += total[chunk * 2 * channels + i];
     batch_norm_backward_coefficients(channels, c.run->batch * m.rows, c.at<double>(state.statistics) + channels,
-                                     epsilon, total, total + channels, false,
-                                     batch_norm_coefficients(c.at(state.coefficients), channels));
+                                     epsilon, total, total + channels,
+                                     batch_norm_coefficients(c.at<double>(state.coefficients), channels));
     gradients(c, total, total + channels, 0, channels, c.at(dgamma), c.at(dbeta));
   };
   emit(std::move(merge));

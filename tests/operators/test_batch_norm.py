@@ -144,7 +144,8 @@ def test_exact(rows, channels, activation, residual, isa):
     exact = oracles.batch_norm_forward(x, gamma, beta, residual=r, **options)
     found = same_on_all_threads(lambda: ops.batch_norm_forward(x, gamma, beta, residual=r, **options))
     y, mean, variance = exact
-    assert_same(found[0], y, "y")
+    # Merging shards divides by their counts: the mean's last bit of float64 shows where y is 0.
+    np.testing.assert_allclose(found[0], y, rtol=0, atol=1e-14)
     np.testing.assert_allclose(found[1], mean, rtol=1e-15, atol=1e-15)  # merging shards divides by their counts
     np.testing.assert_allclose(found[2], variance, rtol=1e-14)
     exact = oracles.batch_norm_backward(dy, x, gamma, mean, variance, y=y, **options)
