@@ -102,7 +102,7 @@ def measure(
             print(f"{work['name']:<58} {error}", flush=True)
         for row in new:
             print(table.line(row, peers), flush=True)
-            for reason in row["failures"].values():
+            for reason in [*row["failures"].values(), *row["inexact"]]:
                 print(f"    {reason}", flush=True)
         rows += new
         report["groups"] = table.summaries(rows, peers)

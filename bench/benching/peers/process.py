@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 BENCH = Path(__file__).resolve().parents[2]
+FOLDERS = (str(BENCH), str(BENCH.parent / "tests"))  # `benching`, and the tests' `oracles`
 MODULES = {
     "fastbn": "worker_fastbn",
     "torch": "worker_torch",
@@ -33,7 +34,7 @@ class Unsupported(WorkerError):
 def environment(name: str, threads: int, compile_torch: bool) -> dict[str, str]:
     """The same threads for everybody; freed blocks stay with the process, so that outputs are warm."""
     settings = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(BENCH), os.environ.get("PYTHONPATH", "")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [*FOLDERS, os.environ.get("PYTHONPATH", "")])),
         "FASTBN_BENCH_THREADS": str(threads),
         "FASTBN_BENCH_COMPILE": "1" if compile_torch else "0",
         "OMP_NUM_THREADS": str(threads),

@@ -57,6 +57,7 @@ def rows(measurement: Measurement) -> list[dict[str, Any]]:
             "peers": {},
             "best": best,
             "failures": measurement.failures,
+            "inexact": measurement.inexact,
         }
         for peer, peer_times in measurement.peers.items():
             ratios = measurement.ratios(variant, peer)

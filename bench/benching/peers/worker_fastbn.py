@@ -12,7 +12,7 @@ import fastbn
 from fastbn import _core, networks, ops
 
 from .. import models
-from . import graphs
+from . import graphs, judge
 from .worker import (
     Variant,
     Worker,
@@ -174,6 +174,9 @@ class FastbnWorker(Worker):
             "isa": _core.isa_in_use(),
             "threads": str(fastbn.get_num_threads()),
         }
+
+    def judge(self, work: Work) -> dict[str, np.ndarray] | None:
+        return judge.results(work)
 
     def operator(self, work: Work) -> dict[str, Variant]:
         return OPERATORS[work["kind"]](work)
