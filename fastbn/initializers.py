@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastbn import _core
+from fastbn._arrays import number
 
 __all__ = [
     "Constant",
@@ -34,7 +35,7 @@ class Initializer:
 
     def __init__(self, a: float = 0.0, b: float = 0.0, seed: int | None = None) -> None:
         name = type(self).__name__
-        self.a, self.b = float(a), float(b)
+        self.a, self.b = number(name, "a parameter", a), number(name, "a parameter", b)
         if not (np.isfinite(self.a) and np.isfinite(self.b)):
             raise ValueError(f"{name}: parameters must be finite. Received: {a} and {b}")
         if seed is not None and (not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63):
@@ -86,24 +87,30 @@ class Constant(Initializer):
 
 
 class RandomUniform(Initializer):
-    """Uniform in [minval, maxval)."""
+    """Uniform in [minval, maxval). Raises ValueError where minval is above maxval."""
 
     kind = _core.INIT_RANDOM_UNIFORM
 
     def __init__(self, minval: float = -0.05, maxval: float = 0.05, seed: int | None = None) -> None:
         super().__init__(minval, maxval, seed)
+        if self.a > self.b:
+            raise ValueError(
+                f"RandomUniform: minval must not exceed maxval. Received: minval={minval}, maxval={maxval}"
+            )
 
     def get_config(self) -> dict[str, Any]:
         return {"minval": self.a, "maxval": self.b, "seed": self.seed}
 
 
 class RandomNormal(Initializer):
-    """Normal with the given mean and standard deviation."""
+    """Normal with the given mean and standard deviation. Raises ValueError where stddev is negative."""
 
     kind = _core.INIT_RANDOM_NORMAL
 
     def __init__(self, mean: float = 0.0, stddev: float = 0.05, seed: int | None = None) -> None:
         super().__init__(mean, stddev, seed)
+        if self.b < 0:
+            raise ValueError(f"{type(self).__name__}: stddev must not be negative. Received: stddev={stddev}")
 
     def get_config(self) -> dict[str, Any]:
         return {"mean": self.a, "stddev": self.b, "seed": self.seed}

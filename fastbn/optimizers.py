@@ -65,6 +65,9 @@ class Optimizer:
             raise ValueError(f"{cls}: {name} must be {bound}. Received: {name}={value!r}")
         return number
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_program": None}  # a copy belongs to no model yet
+
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""

@@ -123,6 +123,9 @@ class Layer:
         self._tensor: Tensor | None = None
         self._owner: weakref.ref[Model] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tensor": None, "_owner": None}  # a copy belongs to no model yet
+
     # -------------------------------------------------------------- for graphs
 
     def fields(self, context: Context) -> Fields:
@@ -273,6 +276,22 @@ def _ordered(output: Tensor) -> list[Tensor]:
         for source in found[number].inputs:
             distance[source.number] = max(distance[source.number], distance[number] + 1)
     return sorted(found.values(), key=lambda tensor: -distance[tensor.number])
+
+
+def take_apart(output: Tensor | None) -> list[tuple[Layer, list[int]]]:
+    """The values that `output` depends on, itself last: their layers, and the places of their inputs in this list."""
+    tensors = [] if output is None else sorted(_ordered(output), key=lambda tensor: tensor.number)
+    places = {tensor.number: place for place, tensor in enumerate(tensors)}
+    return [(tensor.layer, [places[source.number] for source in tensor.inputs]) for tensor in tensors]
+
+
+def put_together(parts: list[tuple[Layer, list[int]]]) -> Tensor | None:
+    """The value that `take_apart` was given, of layers that belong to nothing else."""
+    tensors: list[Tensor] = []
+    for layer, inputs in parts:
+        layer._tensor = Tensor(layer, tuple(tensors[place] for place in inputs))
+        tensors.append(layer._tensor)
+    return tensors[-1] if tensors else None
 
 
 class Network:

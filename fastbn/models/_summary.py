@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fastbn._arrays import integer
+
 if TYPE_CHECKING:
     from fastbn.models.engine import Engine
 
 
 def print_summary(name: str, engine: Engine, line_length: int | None, print_fn: Callable[[str], Any] | None) -> None:
     """Layers with output shapes, parameters and forward multiply-adds of one sample, then totals."""
+    if line_length is not None:
+        line_length = integer("summary", "line_length", line_length)
+        if line_length < 1:
+            raise ValueError(f"summary: line_length must be at least 1. Received: line_length={line_length}")
     from rich.console import Console
     from rich.table import Table
 

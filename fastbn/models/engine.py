@@ -152,6 +152,27 @@ class Engine:
             self.program.set(self.parameters[name][0], slot, value)
         self.program.iteration = other.program.iteration
 
+    def state(self) -> dict[str, Any]:
+        """Everything that `Engine.restored` needs to go on from here with the same bits."""
+        arrays = [(name, "value", self.get(name)) for name in self.parameters]
+        if self.training is not None:
+            arrays += [(name, slot, self.get(name, slot)) for name, slot in self.slots()]
+        return {
+            "input_dtype": self.input_dtype,
+            "capacity": self.capacity,
+            "iteration": self.program.iteration,
+            "arrays": arrays,
+        }
+
+    @classmethod
+    def restored(cls, output: Tensor, seed: int, training: Training | None, state: dict[str, Any]) -> Engine:
+        """The engine of the same network whose `state` this is."""
+        engine = cls(output, seed, training, state["input_dtype"], state["capacity"])
+        for name, what, value in state["arrays"]:
+            engine.set(name, value, what)
+        engine.program.iteration = state["iteration"]
+        return engine
+
     def slots(self) -> Iterator[tuple[str, str]]:
         """(parameter, slot) of every array that the optimizer keeps."""
         assert self.training is not None

@@ -17,7 +17,7 @@ from fastbn._arrays import Float32, allocate, as_float32, integer, number
 from fastbn._random import draw_seed, generator
 from fastbn.callbacks import Callback, CallbackList, History, as_callbacks
 from fastbn.layers.core import InputLayer
-from fastbn.layers.layer import Layer, Network, OuterShape, Tensor, snake_case
+from fastbn.layers.layer import Layer, Network, OuterShape, Tensor, put_together, snake_case, take_apart
 from fastbn.models._data import batch_size_of, inner_input, inner_labels, outer_input, reject
 from fastbn.models._files import read_arrays, write_arrays
 from fastbn.models._progress import EpochProgress, format_logs, resolve_verbose
@@ -64,10 +64,37 @@ class Model:
         self._output = None
         self._seed = draw_seed()
         self._training: Training | None = None
-        self._engine: Engine | None = None
         self._mixed_inputs = False  # uint8 and float data have come: bytes are converted from now on
+        self._start_engine()
+
+    def _start_engine(self) -> None:
+        self._engine: Engine | None = None
         self._training_now: list[str] = []  # operations that train the engine at this moment: it must stay the model's
         self._choice = threading.RLock()  # held while an engine is chosen, or replaced
+
+    # ------------------------------------------------------- pickle and deepcopy
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Layers, settings, weights and the optimizer's state: a copy goes on training with the same bits."""
+        with self._choice:
+            state = {k: v for k, v in self.__dict__.items() if k not in ("_engine", "_training_now", "_choice")}
+            state["_output"] = take_apart(self._output)
+            state["engine"] = None if self._engine is None else self._engine.state()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        engine = state.pop("engine")
+        self.__dict__.update(state)
+        self._start_engine()
+        self._output = put_together(state["_output"])
+        for layer in [*(part[0] for part in state["_output"]), *self.layers]:
+            layer.adopt(self)
+        if engine is not None:
+            assert self._output is not None
+            self._engine = Engine.restored(self._output, self._seed, self._training, engine)
+
+    def __copy__(self) -> Model:
+        raise TypeError(f"copy: layers are not shared by models; use copy.deepcopy. Received: model '{self.name}'")
 
     # ----------------------------------------------------------------- structure
 
@@ -601,14 +628,16 @@ class Model:
         size, repeats = batch_size_of(op, batch_size), integer(op, "steps", steps)
         if repeats < 0:
             raise ValueError(f"{op}: steps must not be negative. Received: steps={steps}")
+        x: Array = allocate(op, (size, *engine.input_shape), np.float32)
+        y: Array = allocate(op, (size, *engine.output_shape), np.float32)
         copy = Engine(engine.output, engine.seed, training, engine.input_dtype, size, timing=True)
         training.optimizer.bind(engine.program)
         copy.carry_weights(engine)
         rng = np.random.default_rng(0)
-        x: Array = rng.random((size, *copy.input_shape), np.float32)
+        rng.random(dtype=np.float32, out=x)
         if copy.input_dtype == _core.UINT8:
             x = (x * 255).astype(np.uint8)
-        y: Array = rng.random((size, *copy.output_shape), np.float32)
+        rng.random(dtype=np.float32, out=y)
         if training.loss.labels_dtype == _core.INT32:
             y = y.argmax(axis=-1).astype(np.int32)
         if repeats:

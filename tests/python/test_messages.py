@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastbn
-from fastbn import layers, ops
+from fastbn import initializers, layers, ops
 
 X = np.ones((2, 4, 4, 2), np.float32)
 KERNEL = np.ones((3, 3, 2, 2), np.float32)
@@ -24,6 +24,14 @@ def model():
     ("call", "error", "words"),
     [
         (lambda: ops.conv2d_forward(X, KERNEL, strides=2**70), ValueError, "conv2d_forward: strides must fit"),
+        (lambda: model().costs(2**62), MemoryError, "costs: a result does not fit into memory"),
+        (lambda: model().costs(2**40), MemoryError, "costs: "),
+        (lambda: model().summary(line_length="a"), TypeError, "summary: line_length must be an integer"),
+        (lambda: model().summary(line_length=0), ValueError, "summary: line_length must be at least 1"),
+        (lambda: initializers.RandomNormal(stddev=-1), ValueError, "RandomNormal: stddev must not be negative"),
+        (lambda: initializers.TruncatedNormal(stddev=-1), ValueError, "TruncatedNormal: stddev must not be"),
+        (lambda: initializers.RandomUniform(1, -1), ValueError, "RandomUniform: minval must not exceed maxval"),
+        (lambda: initializers.Constant("a"), TypeError, "Constant: a parameter must be a number"),
         (lambda: ops.conv2d_forward(X, KERNEL, strides=0), ValueError, "conv2d_forward: "),
         (lambda: ops.conv2d_forward(X, KERNEL[:, :, :1]), ValueError, "conv2d_forward: "),
         (lambda: ops.conv2d_forward(X[:, :2], KERNEL), ValueError, "conv2d_forward: "),
