@@ -76,7 +76,7 @@ std::string describe(const Plan& plan, const Graph& graph) {
     for (const Segment& segment : phase.segments) {
       text +=
           concatenate("  ", segment.whole_chunk ? "the whole chunk" : concatenate("blocks of ", segment.block), ":\n");
-      steps_of(static_cast<size_t>(segment.last_step - segment.first_step + 1), "    ");
+      steps_of(static_cast<size_t>(segment.last_step - segment.first_step) + 1, "    ");
     }
   }
   return text;
