@@ -157,13 +157,38 @@ def batch_norm_inference(
     return y
 
 
-def _check_activation_source(op: str, activation: str | None, code: int, y: Any, beta: Any, residual: bool) -> None:
-    if code != _core.LINEAR and y is None and (beta is None or residual):
-        raise ValueError(
-            f"{op}: with an activation y is needed, or beta where nothing was added. "
-            f"Received: activation={activation!r}, y=None, beta={'None' if beta is None else 'an array'}, "
-            f"residual={residual}"
-        )
+class _Backward:
+    """The operands that all three backward functions take, as the kernels want them."""
+
+    def __init__(
+        self,
+        op: str,
+        dy: npt.ArrayLike,
+        x: npt.ArrayLike,
+        gamma: npt.ArrayLike | None,
+        mean: npt.ArrayLike,
+        variance: npt.ArrayLike,
+        beta: npt.ArrayLike | None,
+        axis: int,
+        epsilon: float,
+        y: npt.ArrayLike | None,
+        activation: Activation,
+        alpha: float,
+        residual: bool,
+    ) -> None:
+        self.view, xs = _begin(op, x, axis)
+        dys, ys = self.view.take("dy", dy), self.view.take("y", y)
+        gs, bs = self.view.vector("gamma", gamma), self.view.vector("beta", beta)
+        ms, vs = self.view.statistic("mean", mean), self.view.statistic("variance", variance)
+        code = activation_code(op, activation)
+        self.arrays = (dys, xs, gs, bs, ms, vs, ys)
+        self.options = (number(op, "epsilon", epsilon), code, number(op, "alpha", alpha), bool(residual))
+        if code != _core.LINEAR and y is None and (beta is None or residual):
+            raise ValueError(
+                f"{op}: with an activation y is needed, or beta where nothing was added. "
+                f"Received: activation={activation!r}, y=None, beta={'None' if beta is None else 'an array'}, "
+                f"residual={residual}"
+            )
 
 
 def batch_norm_backward(
@@ -195,37 +220,15 @@ def batch_norm_backward(
     Raises ValueError for shapes that do not fit, TypeError for arrays that are not of real numbers.
     """
     op = "batch_norm_backward"
-    view, xs = _begin(op, x, axis)
-    dys, ys = view.take("dy", dy), view.take("y", y)
-    gs, bs = view.vector("gamma", gamma), view.vector("beta", beta)
-    ms, vs = view.statistic("mean", mean), view.statistic("variance", variance)
-    code = activation_code(op, activation)
-    epsilon, alpha = number(op, "epsilon", epsilon), number(op, "alpha", alpha)
-    _check_activation_source(op, activation, code, y, beta, residual)
+    b = _Backward(op, dy, x, gamma, mean, variance, beta, axis, epsilon, y, activation, alpha, residual)
+    view = b.view
     vector = ((view.channels,), "float32")
     wanted = [(view.shape, "float32"), vector, vector] + [(view.shape, "float32")] * bool(residual)
     arrays = results(op, out, wanted, (dy, x, gamma, mean, variance, beta, y))
     dx, dgamma, dbeta = arrays[:3]
     dresidual = arrays[3] if residual else None
     to_x, to_residual = view.target(dx), view.target(dresidual)
-    _core.batch_norm_backward(
-        dys,
-        xs,
-        gs,
-        bs,
-        ms,
-        vs,
-        ys,
-        to_x,
-        dgamma,
-        dbeta,
-        to_residual,
-        epsilon,
-        code,
-        alpha,
-        bool(residual),
-        bool(frozen),
-    )
+    _core.batch_norm_backward(*b.arrays, to_x, dgamma, dbeta, to_residual, *b.options, bool(frozen))
     view.finish(dx, to_x)
     view.finish(dresidual, to_residual)
     return tuple(array for array in arrays if array is not None)
@@ -281,17 +284,10 @@ def batch_norm_backward_partial(
     `batch_norm_backward_apply` gives each shard's dx. mean and variance are those of the whole batch.
     """
     op = "batch_norm_backward_partial"
-    view, xs = _begin(op, x, axis)
-    dys, ys = view.take("dy", dy), view.take("y", y)
-    gs, bs = view.vector("gamma", gamma), view.vector("beta", beta)
-    ms, vs = view.statistic("mean", mean), view.statistic("variance", variance)
-    code = activation_code(op, activation)
-    epsilon, alpha = number(op, "epsilon", epsilon), number(op, "alpha", alpha)
-    _check_activation_source(op, activation, code, y, beta, residual)
+    b = _Backward(op, dy, x, gamma, mean, variance, beta, axis, epsilon, y, activation, alpha, residual)
+    view = b.view
     sum_dy, sum_dy_xc = np.empty(view.channels), np.empty(view.channels)
-    _core.batch_norm_backward_partial(
-        dys, xs, gs, bs, ms, vs, ys, sum_dy, sum_dy_xc, epsilon, code, alpha, bool(residual)
-    )
+    _core.batch_norm_backward_partial(*b.arrays, sum_dy, sum_dy_xc, *b.options)
     return sum_dy, sum_dy_xc
 
 
@@ -315,21 +311,14 @@ def batch_norm_backward_apply(
 ) -> tuple[Float32, ...]:
     """dx of one shard (and dresidual where `residual` is true) from the sums over all shards and their row count."""
     op = "batch_norm_backward_apply"
-    view, xs = _begin(op, x, axis)
-    dys, ys = view.take("dy", dy), view.take("y", y)
-    gs, bs = view.vector("gamma", gamma), view.vector("beta", beta)
-    ms, vs = view.statistic("mean", mean), view.statistic("variance", variance)
+    b = _Backward(op, dy, x, gamma, mean, variance, beta, axis, epsilon, y, activation, alpha, residual)
+    view = b.view
     s1, s2 = view.statistic("sum_dy", sum_dy), view.statistic("sum_dy_xc", sum_dy_xc)
     rows = integer(op, "total_rows", total_rows)
-    code = activation_code(op, activation)
-    epsilon, alpha = number(op, "epsilon", epsilon), number(op, "alpha", alpha)
-    _check_activation_source(op, activation, code, y, beta, residual)
     dx = allocate(op, view.shape, "float32")
     dresidual = allocate(op, view.shape, "float32") if residual else None
     to_x, to_residual = view.target(dx), view.target(dresidual)
-    _core.batch_norm_backward_apply(
-        dys, xs, gs, bs, ms, vs, ys, s1, s2, rows, to_x, to_residual, epsilon, code, alpha, bool(residual)
-    )
+    _core.batch_norm_backward_apply(*b.arrays, s1, s2, rows, to_x, to_residual, *b.options)
     view.finish(dx, to_x)
     view.finish(dresidual, to_residual)
     return (dx,) if dresidual is None else (dx, dresidual)

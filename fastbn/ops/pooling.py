@@ -62,6 +62,18 @@ def _x_shape(op: str, x_shape: Sequence[int], first: bool) -> Shape:
     return (shape[0], shape[2], shape[3], shape[1]) if first else shape
 
 
+def _result(op: str, out: Any, shape: Shape, first: bool, inputs: Sequence[Any]) -> tuple[Float32, Float32]:
+    """The array for a channels_last result of this shape as the caller sees it, and the one to compute it in."""
+    array = result(op, out, first_shape(shape) if first else shape, inputs)
+    return array, (result(op, None, shape, ()) if first else array)
+
+
+def _finish(array: Float32, target: Float32) -> Float32:
+    if target is not array:
+        array[...] = to_first(target)
+    return array
+
+
 def max_pool2d_forward(
     x: npt.ArrayLike,
     pool_size: int | Sequence[int] = 2,
@@ -129,12 +141,9 @@ def max_pool2d_backward(
     chosen = to_last(chosen) if first else np.ascontiguousarray(chosen)
     require_shape(op, "dy", dys, tuple(extents))
     require_shape(op, "index", chosen, tuple(extents))
-    dx = result(op, out, first_shape(shape) if first else shape, (dy, index))
-    target = result(op, None, shape, ()) if first else dx
+    dx, target = _result(op, out, shape, first, (dy, index))
     _core.max_pool2d_backward(dys, chosen, target, **geometry)
-    if first:
-        dx[...] = to_first(target)
-    return dx
+    return _finish(dx, target)
 
 
 def avg_pool2d_forward(
@@ -155,12 +164,9 @@ def avg_pool2d_forward(
     xs = _images(op, "x", x, first)
     geometry = _geometry(op, pool_size, strides, padding)
     shape: Shape = tuple(on_behalf(op, _core.pool2d_output_shape, xs.shape, **geometry)[0])
-    y = result(op, out, first_shape(shape) if first else shape, (x,))
-    target = result(op, None, shape, ()) if first else y
+    y, target = _result(op, out, shape, first, (x,))
     _core.avg_pool2d_forward(xs, target, **geometry)
-    if first:
-        y[...] = to_first(target)
-    return y
+    return _finish(y, target)
 
 
 def avg_pool2d_backward(
@@ -183,12 +189,9 @@ def avg_pool2d_backward(
     geometry = _geometry(op, pool_size, strides, padding)
     dys = _images(op, "dy", dy, first)
     require_shape(op, "dy", dys, tuple(on_behalf(op, _core.pool2d_output_shape, shape, **geometry)[0]))
-    dx = result(op, out, first_shape(shape) if first else shape, (dy,))
-    target = result(op, None, shape, ()) if first else dx
+    dx, target = _result(op, out, shape, first, (dy,))
     _core.avg_pool2d_backward(dys, target, **geometry)
-    if first:
-        dx[...] = to_first(target)
-    return dx
+    return _finish(dx, target)
 
 
 def global_avg_pool2d_forward(
@@ -221,9 +224,6 @@ def global_avg_pool2d_backward(
     shape = _x_shape(op, x_shape, first)
     dys = as_float32(op, "dy", dy)
     require_shape(op, "dy", dys, (shape[0], shape[3]))
-    dx = result(op, out, first_shape(shape) if first else shape, (dy,))
-    target = result(op, None, shape, ()) if first else dx
+    dx, target = _result(op, out, shape, first, (dy,))
     _core.global_avg_pool2d_backward(dys, target)
-    if first:
-        dx[...] = to_first(target)
-    return dx
+    return _finish(dx, target)

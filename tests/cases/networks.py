@@ -72,6 +72,27 @@ def pool(name: str, size: int = 2, kind: str = "max", inputs: tuple[str, ...] = 
 
 FLATTEN = Layer("flatten", "flatten")
 
+
+def _bn_stack(name: str, first: str, pooling: str, second: str) -> NetworkCase:
+    """Convolutions and a dense layer with batch-norm behind each; with kinks or without, as its activations have."""
+    return _network(
+        name,
+        image(12, 12, 2),
+        conv("conv_1", 8, use_bias=False),
+        bn("bn_1"),
+        act("act_1", first),
+        pool("pool_1", kind=pooling),
+        conv("conv_2", 16, padding="same", activation=second),
+        bn("bn_2"),
+        pool("pool_2", kind="avg"),
+        FLATTEN,
+        dense("dense_1", 16, "tanh", use_bias=False),
+        bn("bn_3"),
+        dense("dense_2", 10, "softmax"),
+        batch=32,
+    )
+
+
 CASES = [
     _network("one_dense", Layer("input", "input", shape=(5,)), dense("dense", 3, "softmax")),
     _network(
@@ -122,38 +143,8 @@ CASES = [
         dense("dense_2", 10, "softmax"),
         batch=16,
     ),
-    _network(
-        "kinked",
-        image(12, 12, 2),
-        conv("conv_1", 8, use_bias=False),
-        bn("bn_1"),
-        act("act_1", "relu"),
-        pool("pool_1", kind="max"),
-        conv("conv_2", 16, padding="same", activation="relu"),
-        bn("bn_2"),
-        pool("pool_2", kind="avg"),
-        FLATTEN,
-        dense("dense_1", 16, "tanh", use_bias=False),
-        bn("bn_3"),
-        dense("dense_2", 10, "softmax"),
-        batch=32,
-    ),
-    _network(
-        "smooth",
-        image(12, 12, 2),
-        conv("conv_1", 8, use_bias=False),
-        bn("bn_1"),
-        act("act_1", "tanh"),
-        pool("pool_1", kind="avg"),
-        conv("conv_2", 16, padding="same", activation="sigmoid"),
-        bn("bn_2"),
-        pool("pool_2", kind="avg"),
-        FLATTEN,
-        dense("dense_1", 16, "tanh", use_bias=False),
-        bn("bn_3"),
-        dense("dense_2", 10, "softmax"),
-        batch=32,
-    ),
+    _bn_stack("kinked", "relu", "max", "relu"),
+    _bn_stack("smooth", "tanh", "avg", "sigmoid"),
     _network(
         "residual",
         image(8, 8, 3),
