@@ -1,21 +1,12 @@
 // Memory of a plan: what lies in a block, in a chunk, for the whole batch, and where.
-#include <unistd.h>
-
 #include <algorithm>
 
 #include "planner.hpp"
+#include "runtime/cpu.hpp"
 
 namespace fastbn {
 
 namespace {
-
-int64_t l2_cache_bytes() {
-#ifdef _SC_LEVEL2_CACHE_SIZE
-  const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  if (bytes > 0) return bytes;
-#endif
-  return 1 << 20;
-}
 
 // First-fit over intervals [from, to] in the order of `from`: offsets of blocks that do not overlap while alive.
 class IntervalAllocator {

@@ -1,6 +1,9 @@
 // Which instruction sets the machine has, and the kernel table in use. Compiled with the baseline's flags: nothing
 // in here may run an instruction that has not been found yet.
+#include "cpu.hpp"
+
 #include <fastbn/fastbn.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -16,6 +19,14 @@
 #endif
 
 namespace fastbn {
+
+int64_t l2_cache_bytes() noexcept {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (bytes > 0) return bytes;
+#endif
+  return 1 << 20;
+}
 
 #if FASTBN_COMPILED_AVX512
 const KernelTable& kernel_table_avx512();
