@@ -77,6 +77,7 @@ def isa_in_use() -> str: ...
 def set_isa(name: str) -> None: ...
 def build_info() -> str: ...
 def threading_layer() -> str: ...
+def measure_ceilings(isa: str | None = None, seconds: float = 1.0) -> CeilingValues: ...
 def conv2d_output_shape(
     x_shape: Sequence[int],
     kernel_shape: Sequence[int],
@@ -267,14 +268,32 @@ class Graph(metaclass=_Pybind11Type):
     def layer_cost(self, node: int) -> tuple[int, int, int]: ...
 
 @type_check_only
+class CeilingValues(TypedDict):
+    threads: int
+    multiply_adds: float
+    l1_bytes: float
+    l2_bytes: float
+    l3_bytes: float
+    memory_bytes: float
+    region_seconds: float
+    phase_seconds: float
+    l1_size: int
+    l2_size: int
+    l3_size: int
+
+@type_check_only
 class CostRow(TypedDict):
     layer: str
     operation: str
+    note: str
+    fused: str
+    node: int
     direction: str
     phase: int
     multiply_adds: int
     bytes_block: int
     bytes_crossing: int
+    calls: int
     seconds: float
     steps: int
 

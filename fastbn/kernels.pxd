@@ -200,13 +200,31 @@ cdef extern from "fastbn/fastbn.h" nogil:
         size_t struct_size
         char layer[64]
         char operation[32]
+        char note[64]
+        char fused[96]
+        int32_t node
         int32_t direction
         int32_t phase
         int64_t multiply_adds
         int64_t bytes_block
         int64_t bytes_crossing
+        int64_t calls
         double seconds
         int64_t steps
+
+    ctypedef struct fbn_ceilings:
+        size_t struct_size
+        int32_t threads
+        double multiply_adds
+        double l1_bytes
+        double l2_bytes
+        double l3_bytes
+        double memory_bytes
+        double region_seconds
+        double phase_seconds
+        int64_t l1_size
+        int64_t l2_size
+        int64_t l3_size
 
 
 cdef const char* fbn_last_error() noexcept nogil
@@ -318,3 +336,5 @@ cdef fbn_status fbn_program_describe(const fbn_program* program, char* text, siz
 cdef fbn_status fbn_program_costs(const fbn_program* program, int64_t batch, fbn_cost_row* rows, int32_t capacity,
         int32_t* count) noexcept nogil
 cdef fbn_status fbn_program_reset_costs(fbn_program* program) noexcept nogil
+cdef fbn_status fbn_measure_ceilings(const char* isa, double seconds, fbn_ceilings* ceilings,
+        const fbn_exec* options) noexcept nogil

@@ -120,6 +120,8 @@ cdef extern from "fastbn/fastbn.h" nogil:
     fbn_status c_program_costs "fbn_program_costs"(const fbn_program* program, int64_t batch, fbn_cost_row* rows,
         int32_t capacity, int32_t* count)
     fbn_status c_program_reset_costs "fbn_program_reset_costs"(fbn_program* program)
+    fbn_status c_measure_ceilings "fbn_measure_ceilings"(const char* isa, double seconds, fbn_ceilings* ceilings,
+        const fbn_exec* options)
 
 
 cdef const char* fbn_last_error() noexcept nogil:
@@ -428,6 +430,11 @@ cdef fbn_status fbn_program_costs(const fbn_program* program, int64_t batch, fbn
 
 cdef fbn_status fbn_program_reset_costs(fbn_program* program) noexcept nogil:
     return c_program_reset_costs(program)
+
+
+cdef fbn_status fbn_measure_ceilings(const char* isa, double seconds, fbn_ceilings* ceilings,
+        const fbn_exec* options) noexcept nogil:
+    return c_measure_ceilings(isa, seconds, ceilings, options)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Kernels over memoryviews. Nothing is converted: float32, C-contiguous. Each writes into `y` and releases the GIL.

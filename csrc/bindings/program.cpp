@@ -140,11 +140,15 @@ class Program {
       py::dict d;
       d["layer"] = std::string(row.layer);
       d["operation"] = std::string(row.operation);
+      d["note"] = std::string(row.note);
+      d["fused"] = std::string(row.fused);
+      d["node"] = row.node;
       d["direction"] = row.direction == FBN_FORWARD ? "forward" : row.direction == FBN_BACKWARD ? "backward" : "update";
       d["phase"] = row.phase;
       d["multiply_adds"] = row.multiply_adds;
       d["bytes_block"] = row.bytes_block;
       d["bytes_crossing"] = row.bytes_crossing;
+      d["calls"] = row.calls;
       d["seconds"] = row.seconds;
       d["steps"] = row.steps;
       list.push_back(std::move(d));

@@ -1,4 +1,8 @@
 // Version, threads, instruction sets, build; the enumerations as integers.
+#include <pybind11/stl.h>
+
+#include <optional>
+
 #include "arrays.hpp"
 #include "register.hpp"
 
@@ -26,6 +30,34 @@ void register_runtime(py::module_& m) {
       "Choose an instruction set; not while anything else runs.");
   m.def("build_info", &fbn_build_info, "Compiler, flags and build type as key=value lines.");
   m.def("threading_layer", &fbn_threading_layer, "The runtime that threads come from.");
+
+  m.def(
+      "measure_ceilings",
+      [](const std::optional<std::string>& isa, double seconds) {
+        fbn_ceilings c{};
+        c.struct_size = sizeof c;
+        fbn_status status;
+        {
+          py::gil_scoped_release release;
+          status = fbn_measure_ceilings(isa ? isa->c_str() : nullptr, seconds, &c, nullptr);
+        }
+        check(status);
+        py::dict d;
+        d["threads"] = c.threads;
+        d["multiply_adds"] = c.multiply_adds;
+        d["l1_bytes"] = c.l1_bytes;
+        d["l2_bytes"] = c.l2_bytes;
+        d["l3_bytes"] = c.l3_bytes;
+        d["memory_bytes"] = c.memory_bytes;
+        d["region_seconds"] = c.region_seconds;
+        d["phase_seconds"] = c.phase_seconds;
+        d["l1_size"] = c.l1_size;
+        d["l2_size"] = c.l2_size;
+        d["l3_size"] = c.l3_size;
+        return d;
+      },
+      py::arg("isa") = py::none(), py::arg("seconds") = 1.0,
+      "What this machine can do at most with an instruction set: rates a second of all threads together.");
 
   const std::pair<const char*, int> constants[] = {
       {"FLOAT32", FBN_FLOAT32},

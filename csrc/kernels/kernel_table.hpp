@@ -4,6 +4,7 @@
 // namespace fastbn::FASTBN_ISA and fill that struct.
 #pragma once
 
+#include "ceilings.hpp"
 #include "convolution.hpp"
 #include "gemm.hpp"
 #include "losses.hpp"
@@ -24,9 +25,12 @@ struct KernelTable {
   PoolingKernels pooling;
   LossKernels losses;
   UpdateKernels updates;
+  CeilingKernels ceilings;
 };
 
 // The table in use: FASTBN_ISA or the best that the machine has (runtime/cpu.cpp chooses).
 const KernelTable& kernels();
+// The table of an instruction set by its name. Throws INVALID_VALUE where this machine or this build has it not.
+const KernelTable& kernels_of(const char* operation, const char* isa);
 
 }  // namespace fastbn

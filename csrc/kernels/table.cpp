@@ -28,6 +28,7 @@ const KernelTable& FASTBN_TABLE(FASTBN_ISA)() {
     FASTBN_ISA::fill_pooling(t.pooling);
     FASTBN_ISA::fill_losses(t.losses);
     FASTBN_ISA::fill_updates(t.updates);
+    FASTBN_ISA::fill_ceilings(t.ceilings);
     return t;
   }();
   return table;

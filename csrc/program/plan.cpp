@@ -1,7 +1,7 @@
 // Replay: where a value of a sample lies, and what a task of a phase does.
 #include "plan.hpp"
 
-#include <chrono>
+#include "runtime/ticks.hpp"
 
 namespace fastbn {
 
@@ -37,16 +37,35 @@ int64_t Plan::tasks(const PhasePlan& phase, int64_t batch) const {
 
 namespace {
 
-void run_step(const Step& step, size_t index, const StepContext& c, int lane) {
-  if (c.run->lane_seconds == nullptr) {
-    step.run(c);
-    return;
+// Runs the steps of a task. With timing, each is charged with the ticks since the one before it ended.
+class StepRunner {
+ public:
+  StepRunner(const Plan& plan, const Run& run, int lane)
+      : plan_(plan),
+        ticks_(run.lane_ticks == nullptr ? nullptr : run.lane_ticks + static_cast<size_t>(lane) * plan.lane_ticks()) {
+    if (ticks_ == nullptr) return;
+    last_ = read_ticks();
+    if (ticks_[kFirstTick] == 0) ticks_[kFirstTick] = last_;
   }
-  const auto start = std::chrono::steady_clock::now();
-  step.run(c);
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  c.run->lane_seconds[static_cast<size_t>(lane) * c.run->plan->steps.size() + index] += elapsed.count();
-}
+  ~StepRunner() {
+    if (ticks_ != nullptr) ticks_[kLastTick] = last_;
+  }
+  StepRunner(const StepRunner&) = delete;
+  StepRunner& operator=(const StepRunner&) = delete;
+
+  void operator()(int step, const StepContext& c) {
+    plan_.steps[static_cast<size_t>(step)].run(c);
+    if (ticks_ == nullptr) return;
+    const uint64_t now = read_ticks();
+    ticks_[kStepTicks + static_cast<size_t>(step)] += now - last_;
+    last_ = now;
+  }
+
+ private:
+  const Plan& plan_;
+  uint64_t* ticks_;
+  uint64_t last_ = 0;
+};
 
 }  // namespace
 
@@ -58,6 +77,7 @@ void Plan::run_task(const PhasePlan& phase, const Run& run, int64_t task, int la
   c.chunk_base = base + scratch_bytes;
   c.block_base = c.chunk_base + phase.chunk_region;
   c.task = task;
+  StepRunner run_step(*this, run, lane);
   switch (phase.domain) {
     case Domain::features:
       c.count = run.batch;
@@ -65,13 +85,13 @@ void Plan::run_task(const PhasePlan& phase, const Run& run, int64_t task, int la
       c.end = std::min(c.begin + phase.slice, phase.columns);
       for (const int s : phase.steps) {
         const Step& step = steps[static_cast<size_t>(s)];
-        if (!step.solo || task == 0) run_step(step, static_cast<size_t>(s), c, lane);
+        if (!step.solo || task == 0) run_step(s, c);
       }
       return;
     case Domain::single:
       for (const int s : phase.steps) {
         const Step& step = steps[static_cast<size_t>(s)];
-        if (c.task < step.tasks) return run_step(step, static_cast<size_t>(s), c, lane);
+        if (c.task < step.tasks) return run_step(s, c);
         c.task -= step.tasks;
       }
       return;
@@ -87,8 +107,7 @@ void Plan::run_task(const PhasePlan& phase, const Run& run, int64_t task, int la
         for (c.first = c.chunk_first; c.first < last; c.first += segment.block) {
           c.count = std::min(segment.block, last - c.first);
           c.chunk_start = c.first == c.chunk_first;
-          for (auto s = step; s != segment_end; ++s)
-            run_step(steps[static_cast<size_t>(*s)], static_cast<size_t>(*s), c, lane);
+          for (auto s = step; s != segment_end; ++s) run_step(*s, c);
         }
         step = segment_end;
       }

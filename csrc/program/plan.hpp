@@ -57,7 +57,7 @@ struct Run {
   char* lanes = nullptr;  // lane scratch, plan->lane_bytes each
   UpdateRule rule{};
   uint64_t iteration = 0;          // keys the dropout masks
-  double* lane_seconds = nullptr;  // timing: [lane][step], or nullptr
+  uint64_t* lane_ticks = nullptr;  // timing: [lane][Plan::lane_ticks()], or nullptr
   int64_t row(int64_t sample) const { return index != nullptr ? index[sample] : sample; }
 };
 
@@ -118,6 +118,16 @@ struct PhasePlan {
   int64_t chunk_region = 0;       // samples: bytes of chunk storage in the lane scratch
 };
 
+// Layers that became part of an operator.
+struct Fusion {
+  int node;              // that names the operator
+  std::string partners;  // comma-separated
+  std::string text;      // one line for the report
+};
+
+// Where a lane's ticks are: when its first task began and its last one ended, then what each step took.
+inline constexpr size_t kFirstTick = 0, kLastTick = 1, kStepTicks = 2;
+
 struct Plan {
   int64_t capacity = 0;
   int64_t chunk = 0;  // samples
@@ -130,11 +140,13 @@ struct Plan {
   int loss = -1, absolute = -1, correct = -1;  // globals: one float, float, byte a row
   int64_t loss_rows = 1;                       // a sample
   double work_per_sample = 0, work_fixed = 0;  // for the executor's threshold
-  std::vector<std::string> fusions;            // one line each, for the report
+  std::vector<Fusion> fusions;
 
   int64_t chunks(int64_t batch) const { return (batch + chunk - 1) / chunk; }
   int64_t chunk_size(int64_t batch, int64_t i) const { return std::min(chunk, batch - i * chunk); }
   int64_t tasks(const PhasePlan& phase, int64_t batch) const;
+  // Ticks of a lane, a multiple of two cache lines: lanes do not write into each other's.
+  size_t lane_ticks() const { return (kStepTicks + steps.size() + 15) / 16 * 16; }
   void run_task(const PhasePlan& phase, const Run& run, int64_t task, int lane) const;
 };
 
@@ -156,8 +168,23 @@ std::unique_ptr<Plan> make_plan(const PlanRequest& request, ParameterStore& stor
 
 // The plan in words, phase by phase.
 std::string describe(const Plan& plan, const Graph& graph);
-// One row a step, and "(waiting)": the wall time that no step explains. `seconds` by step, all over `steps` replays.
-std::vector<fbn_cost_row> cost_rows(const Plan& plan, const Graph& graph, int64_t batch,
-                                    const std::vector<double>& seconds, double wall, int64_t steps);
+
+// Where the seconds of `replays` training steps went: they add up to the time inside Program::train.
+struct Timings {
+  std::vector<double> steps;  // of the plan, in thread-seconds / threads
+  double waiting = 0, region = 0, loop = 0;
+  int64_t replays = 0;
+
+  void reset(size_t count) {
+    *this = Timings{};
+    steps.assign(count, 0.0);
+  }
+  // One replay: `ticks` of each lane, all of which ran from `begin` to `end` ticks, `wall` seconds, of a call that has
+  // taken `total` seconds.
+  void add(const Plan& plan, const uint64_t* ticks, int lanes, uint64_t begin, uint64_t end, double wall, double total);
+};
+
+// One row a step, then "(waiting)", "(region)" and "(loop)".
+std::vector<fbn_cost_row> cost_rows(const Plan& plan, const Graph& graph, int64_t batch, const Timings& timings);
 
 }  // namespace fastbn

@@ -107,7 +107,11 @@ std::unique_ptr<Plan> Planner::make() {
   }
 
   for (const Op& op : fused_.ops) {
-    if (!op.fused.empty()) plan_->fusions.push_back(describe_op(op));
+    if (!op.fused.empty()) {
+      std::string partners;
+      for (const std::string& other : op.fused) partners += (partners.empty() ? "" : ", ") + other;
+      plan_->fusions.push_back({op.node, std::move(partners), describe_op(op)});
+    }
     forward(op);
   }
   if (request_.mode == Mode::predict) {

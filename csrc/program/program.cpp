@@ -9,6 +9,7 @@
 #include "operators/losses.hpp"
 #include "runtime/random.hpp"
 #include "runtime/status.hpp"
+#include "runtime/ticks.hpp"
 
 namespace fastbn {
 namespace {
@@ -102,7 +103,7 @@ void Program::plan_training(int64_t max_batch) {
                             options_.seed,
                             options_.conv_algorithm};
   auto plan = make_plan(request, store_);
-  timed_seconds_.assign(plan->steps.size(), 0.0);
+  timings_.reset(plan->steps.size());
   training_.idle.clear();
   training_.plan = std::move(plan);
   options_.max_batch = max_batch;
@@ -117,8 +118,6 @@ void Program::set_max_batch(int64_t max_batch) {
   const std::unique_lock state(state_);
   if (max_batch == options_.max_batch) return;
   plan_training(max_batch);
-  timed_wall_ = 0;
-  timed_steps_ = 0;
 }
 
 Program::Replayable& Program::inference(Mode mode, int node) {
@@ -159,7 +158,7 @@ class Program::Lease {
     }
     if (memory_->lane_count < lanes) {
       memory_->lanes = Buffer(static_cast<size_t>(plan.lane_bytes) * static_cast<size_t>(lanes));
-      if (timing) memory_->seconds = Buffer(static_cast<size_t>(lanes) * plan.steps.size() * sizeof(double));
+      if (timing) memory_->ticks = Buffer(static_cast<size_t>(lanes) * plan.lane_ticks() * sizeof(uint64_t));
       memory_->lane_count = lanes;
     }
   }
@@ -230,6 +229,7 @@ void Program::check_batch_labels(const char* operation, const void* y, const int
 
 void Program::train(const void* x, const void* y, const int64_t* index, int64_t n, fbn_step_result* result,
                     const Exec& exec) {
+  const auto entered = std::chrono::steady_clock::now();
   require(options_.loss != FBN_LOSS_NONE, "train: the program was made without a loss. Received: FBN_LOSS_NONE");
   fbn_step_result sums{};
   const std::unique_lock training(training_mutex_, std::try_to_lock);
@@ -250,25 +250,24 @@ void Program::train(const void* x, const void* y, const int64_t* index, int64_t 
     run.lanes = static_cast<char*>(lease.memory().lanes.data());
     run.rule = update_rule(options_.optimizer, iteration_);
     run.iteration = static_cast<uint64_t>(iteration_);
-    const size_t steps = training_.plan->steps.size();
-    if (options_.timing != 0) {
-      run.lane_seconds = static_cast<double*>(lease.memory().seconds.data());
-      std::fill_n(run.lane_seconds, static_cast<size_t>(exec.lanes) * steps, 0.0);
+    const bool timing = options_.timing != 0;
+    if (timing) {
+      run.lane_ticks = static_cast<uint64_t*>(lease.memory().ticks.data());
+      std::fill_n(run.lane_ticks, static_cast<size_t>(exec.lanes) * training_.plan->lane_ticks(), uint64_t{0});
     }
     const auto start = std::chrono::steady_clock::now();
+    const uint64_t begin = read_ticks();
     replay(training_, run, exec);
-    if (options_.timing != 0) {
-      const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-      timed_wall_ += elapsed.count();
-      ++timed_steps_;
-      for (size_t i = 0; i < steps; ++i)
-        for (int lane = 0; lane < exec.lanes; ++lane)
-          timed_seconds_[i] += run.lane_seconds[static_cast<size_t>(lane) * steps + i] / exec.lanes;
-    }
+    const uint64_t end = read_ticks();
+    const auto stop = std::chrono::steady_clock::now();
     ++iteration_;
     packed_ = false;
     sum_losses(*training_.plan, run, sums);
     sums.loss /= static_cast<double>(n);
+    if (timing) {
+      const std::chrono::duration<double> wall = stop - start, total = std::chrono::steady_clock::now() - entered;
+      timings_.add(*training_.plan, run.lane_ticks, exec.lanes, begin, end, wall.count(), total.count());
+    }
   }
   if (result != nullptr) *result = sums;
 }
@@ -407,14 +406,12 @@ std::vector<fbn_cost_row> Program::costs(int64_t batch) const {
   const std::shared_lock state(state_);
   require(batch >= 0 && batch <= options_.max_batch,
           "costs: the batch must be at most max_batch = ", options_.max_batch, ". Received: ", batch);
-  return cost_rows(*training_.plan, graph_, batch, timed_seconds_, timed_wall_, timed_steps_);
+  return cost_rows(*training_.plan, graph_, batch, timings_);
 }
 
 void Program::reset_costs() {
   const std::unique_lock state(state_);
-  timed_wall_ = 0;
-  timed_steps_ = 0;
-  std::fill(timed_seconds_.begin(), timed_seconds_.end(), 0.0);
+  timings_.reset(timings_.steps.size());
 }
 
 std::string Program::describe() const {

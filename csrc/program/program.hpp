@@ -43,7 +43,7 @@ class Program {
  private:
   // Memory of one replay; kept for the next one.
   struct Memory {
-    Buffer arena, lanes, seconds;
+    Buffer arena, lanes, ticks;
     int lane_count = 0;
   };
   // A plan, and memory for as many replays as have run at the same time.
@@ -75,9 +75,7 @@ class Program {
   std::mutex training_mutex_;
   std::mutex pack_mutex_;
   bool packed_ = false;  // the packed kernels are those of the current weights
-  double timed_wall_ = 0;
-  int64_t timed_steps_ = 0;
-  std::vector<double> timed_seconds_;  // by step of the training plan
+  Timings timings_;      // of the training plan
 };
 
 }  // namespace fastbn

@@ -148,6 +148,8 @@ const KernelTable& kernels() {
   return *table;
 }
 
+const KernelTable& kernels_of(const char* operation, const char* isa) { return set_by_name(operation, isa).table(); }
+
 }  // namespace fastbn
 
 using namespace fastbn;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -83,12 +84,16 @@ def options(
 
 
 @app.command()
-def info() -> None:
-    """Print version, build, instruction sets, threads and why that number."""
+def info(
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure what this machine can do at most, and keep it for explain.")
+    ] = False,
+) -> None:
+    """Print version, build, instruction sets, threads and why that number, and the machine's measured ceilings."""
     from fastbn.cli.info import report
 
     try:
-        lines = report()
+        lines = report(measure)
     except ValueError as error:  # FASTBN_ISA or OMP_NUM_THREADS
         _fail("info", error)
     for label, value in lines:
@@ -108,3 +113,55 @@ def demo(data: DataOption = Data.auto) -> None:
     except (OSError, ValueError) as error:
         _fail("demo", error)
     demonstration.run(loaded, Console())
+
+
+@app.command()
+def explain(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NETWORK | MODULE:FUNCTION]...",
+            help="Networks of fastbn.networks, or functions that return a model. Without: mlp cnn cnn_small.",
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples of a training step.")] = 128,
+    html: Annotated[
+        Path | None, typer.Option("--html", dir_okay=False, help="Write the report as one HTML page, too.")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="Write all figures as JSON, too; - for stdout alone.")
+    ] = None,
+) -> None:
+    """Say where the time of a training step goes, layer by layer, and why."""
+    import shlex
+    import sys
+
+    from rich.console import Console
+
+    from fastbn import explain as explanations
+
+    quiet = json is not None and str(json) == "-"
+    errors = Console(stderr=True)
+    command = shlex.join(["fastbn", *sys.argv[1:]]) if sys.argv[1:2] == ["explain"] else "fastbn explain"
+    try:
+        for target in (html, json):
+            if target is not None and str(target) != "-" and not target.absolute().parent.is_dir():
+                raise ValueError(f"the folder must be there. Received: {target}")
+        with errors.status("") as status:
+            found = explanations.explain(names or (), batch_size, command=command, said=status.update)
+        if html is not None:
+            html.write_text(explanations.html_page(found), encoding="utf-8")
+        if json is not None and not quiet:
+            json.write_text(found.to_json() + "\n", encoding="utf-8")
+    except (OSError, ValueError, MemoryError) as error:
+        _fail("explain", error)
+    if quiet:
+        typer.echo(found.to_json())
+        return
+    console = Console()
+    if not console.is_terminal:
+        console.width = 128
+    found.print(console)
+    for target in (html, json):
+        if target is not None:
+            typer.echo(f"Written: {target}")

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from fastbn.models._progress import EpochProgress, format_logs, resolve_verbose
 from fastbn.models._summary import print_summary
 from fastbn.models.engine import CHUNK, Engine, Totals, Training
 from fastbn.ops._options import algorithm_code
+
+if TYPE_CHECKING:
+    from fastbn.costs import CostTable
 
 Array = npt.NDArray[Any]
 Callbacks = Callback | Iterable[Callback] | None
@@ -617,35 +620,33 @@ class Model:
             if not isinstance(tensor.layer, InputLayer)
         }
 
-    def costs(self, batch_size: int = 128, steps: int = 10) -> list[_core.CostRow]:
-        """What each layer costs in a training step: multiply-adds, bytes, and seconds measured over `steps` steps.
+    def costs(self, batch_size: int = 128, steps: int | None = None) -> CostTable:
+        """What each layer costs in a training step: parameters, multiply-adds, bytes, and measured seconds.
 
-        One row for each layer, operation ("forward", "backward_filter", ...) and phase of the program. The steps are
-        made by a copy of the model on random data: nothing of the model changes. steps=0 leaves the seconds at 0.
+        A table with a row for each layer, then the loss, waiting, region and loop. Measured over `steps` steps (None:
+        for about two seconds), which copies of the model make on random data: nothing of the model changes. Beside the
+        seconds stands what this machine can do at most, measured once and kept (`fastbn info --measure`). steps=0
+        makes no run and leaves the seconds None.
+
+        Raises ValueError where the model is not compiled or batch_size or steps are out of range.
         """
+        from fastbn.costs._measure import cost_table
+
         op = "costs"
-        engine, training = self._require_training(op)
-        size, repeats = batch_size_of(op, batch_size), integer(op, "steps", steps)
-        if repeats < 0:
-            raise ValueError(f"{op}: steps must not be negative. Received: steps={steps}")
-        x: Array = allocate(op, (size, *engine.input_shape), np.float32)
-        y: Array = allocate(op, (size, *engine.output_shape), np.float32)
-        copy = Engine(engine.output, engine.seed, training, engine.input_dtype, size, timing=True)
-        training.optimizer.bind(engine.program)
-        copy.carry_weights(engine)
-        rng = np.random.default_rng(0)
-        rng.random(dtype=np.float32, out=x)
-        if copy.input_dtype == _core.UINT8:
-            x = (x * 255).astype(np.uint8)
-        rng.random(dtype=np.float32, out=y)
-        if training.loss.labels_dtype == _core.INT32:
-            y = y.argmax(axis=-1).astype(np.int32)
-        if repeats:
-            copy.program.train(x, y, None, 0, size)  # allocates
-            copy.program.reset_costs()
-        for _ in range(repeats):
-            copy.program.train(x, y, None, 0, size)
-        return copy.program.costs(size)
+        with self._choice:
+            engine, training = self._require_training(op)
+            size = batch_size_of(op, batch_size)
+            repeats = None if steps is None else integer(op, "steps", steps)
+            if repeats is not None and repeats < 0:
+                raise ValueError(f"{op}: steps must not be negative. Received: steps={steps}")
+
+            def copied(timing: bool) -> Engine:
+                copy = Engine(engine.output, engine.seed, training, engine.input_dtype, size, timing=timing)
+                training.optimizer.bind(engine.program)  # a new program takes the optimizer over
+                copy.carry_weights(engine)
+                return copy
+
+            return cost_table(self.name, copied, size, repeats)
 
     # ---------------------------------------------------------------------- data
 

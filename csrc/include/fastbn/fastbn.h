@@ -435,20 +435,45 @@ typedef enum fbn_direction { FBN_FORWARD = 0, FBN_BACKWARD = 1, FBN_UPDATE = 2 }
 
 typedef struct fbn_cost_row {
   size_t struct_size;
-  char layer[64];      /* "(gather)", "(region)" for rows that belong to no layer */
+  char layer[64];      /* "(loss)", "(waiting)", "(region)", "(loop)" for rows that belong to no layer */
   char operation[32];  /* "forward", "backward_data", "backward_filter", "normalise", ... */
+  char note[64];       /* the algorithm, or what happens here too: "direct", "updated here" */
+  char fused[96];      /* what was fused into the layer's operator, comma-separated */
+  int32_t node;        /* of the graph; -1 for rows that belong to no layer */
   int32_t direction;
-  int32_t phase;
+  int32_t phase;          /* as fbn_program_describe numbers them; 0 for rows that belong to no phase */
   int64_t multiply_adds;  /* for a step of `batch` samples */
   int64_t bytes_block;    /* read and written inside the block (cache) */
-  int64_t bytes_crossing; /* read and written that cross a phase (memory) */
+  int64_t bytes_crossing; /* read and written that cross a phase, or a step: weights, optimizer slots, data (memory) */
+  int64_t calls;          /* kernel calls of a step of `batch` samples: blocks, columns or parts */
   double seconds;         /* thread-seconds / threads since the last reset, over `steps` steps; needs timing */
   int64_t steps;
 } fbn_cost_row;
 
+/* One row for each step of the plan, then three that belong to no layer: "(waiting)", what a thread waits for others
+ * and between tasks; "(region)", opening and closing the parallel region; "(loop)", what a call of
+ * fbn_program_train does outside it. All rows' seconds add up to the time inside fbn_program_train. */
 FBN_API fbn_status fbn_program_costs(const fbn_program* program, int64_t batch, fbn_cost_row* rows,
                                      int32_t capacity, int32_t* count);
 FBN_API fbn_status fbn_program_reset_costs(fbn_program* program);
+
+/* What this machine can do at most with one instruction set on the threads of `exec`: what costs are measured against.
+ * Rates are of all threads together, the best of several runs; bytes are read + written by a pass that updates an
+ * array in place. The array of each thread fills half of the named cache; for memory all fill four times the last. */
+typedef struct fbn_ceilings {
+  size_t struct_size;
+  int32_t threads;           /* that took part */
+  double multiply_adds;      /* a second, in registers */
+  double l1_bytes, l2_bytes; /* a second */
+  double l3_bytes;           /* a second, of the cache behind L2; that of memory where there is none */
+  double memory_bytes;       /* a second */
+  double region_seconds;     /* to open and close a parallel region */
+  double phase_seconds;      /* from one phase of a region to the next */
+  int64_t l1_size, l2_size, l3_size; /* bytes, as the system tells; 0: not known */
+} fbn_ceilings;
+
+/* `isa`: one of fbn_isa_found, or NULL for the one in use. Takes about `seconds`. */
+FBN_API fbn_status fbn_measure_ceilings(const char* isa, double seconds, fbn_ceilings* ceilings, const fbn_exec* exec);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,17 @@
+"""What layers cost: tables of parameters, multiply-adds, bytes and seconds, and the machine's ceilings beside them."""
+
+from __future__ import annotations
+
+from fastbn.costs._ceilings import Ceilings, ceilings, known_ceilings, measure_ceilings
+from fastbn.costs._table import CostRow, CostTable, Operation, Part
+
+__all__ = [
+    "Ceilings",
+    "CostRow",
+    "CostTable",
+    "Operation",
+    "Part",
+    "ceilings",
+    "known_ceilings",
+    "measure_ceilings",
+]
