@@ -31,7 +31,7 @@ DataOption = Annotated[
 
 
 def _fail(command: str, error: Exception) -> NoReturn:
-    typer.echo(f"fastbn {command}: {error}", err=True)
+    typer.echo(f"fastbn {command}: {str(error).removeprefix(f'{command}: ')}", err=True)
     raise typer.Exit(1) from error
 
 

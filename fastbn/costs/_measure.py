@@ -18,6 +18,7 @@ from fastbn.costs._table import CostRow, CostTable, Operation, Part, with_shares
 from fastbn.layers.core import InputLayer
 
 if TYPE_CHECKING:
+    from fastbn.models import Model
     from fastbn.models.engine import Engine
 
 _DATA_BYTES = 64 << 20  # samples are gathered from more than a cache holds, as in training
@@ -80,24 +81,45 @@ def _middle(values: list[float]) -> tuple[float, float]:
     return median(values), (high - low) / 2
 
 
+def model_costs(model: Model, batch: int, steps: int | None, seconds: float = _SECONDS) -> CostTable:
+    """The cost table of a compiled model, which stays as it is."""
+    engine, training = model._require_training("costs")
+
+    def copied(timing: bool) -> Engine:
+        copy = type(engine)(engine.output, engine.seed, training, engine.input_dtype, batch, timing=timing)
+        training.optimizer.bind(engine.program)  # a new program takes the optimizer over
+        copy.carry_weights(engine)
+        return copy
+
+    return cost_table(model.name, engine, copied, batch, steps, seconds)
+
+
 def cost_table(
-    model: str, make_engine: Callable[[bool], Engine], batch: int, steps: int | None, bounds: Ceilings | None = None
+    model: str,
+    engine: Engine,
+    make_engine: Callable[[bool], Engine],
+    batch: int,
+    steps: int | None,
+    seconds: float = _SECONDS,
 ) -> CostTable:
-    """The cost table of a model; `make_engine(timing)` makes a copy with capacity for the batch."""
+    """The cost table of a model with this engine; `make_engine(timing)` makes a copy with capacity for the batch.
+
+    steps: to measure, timed; None: as many as `seconds` hold, untimed ones included. 0: none.
+    """
+    data = _data(engine, batch) if steps != 0 else None
     timed = make_engine(True)
     assert timed.training is not None
     step_seconds = step_spread = timed_seconds = None
     replays = 0
     measured: list[tuple[float, float]] = []
-    if steps != 0:
+    if data is not None:
         plain = make_engine(False)
-        data = _data(timed, batch)
         with_timing, without = _Steps(timed, batch, data), _Steps(plain, batch, data)
         without.run(1)
         with_timing.run(1)  # allocates
         once = min(without.run(1), with_timing.run(1))
         run = max(1, min(int(_RUN_SECONDS / max(once, 1e-9)), 200))
-        wanted = steps if steps is not None else max(10, int(_SECONDS / 2 / max(once, 1e-9)))
+        wanted = steps if steps is not None else max(10, int(seconds / 2 / max(once, 1e-9)))
         run = min(run, wanted)
         samples: list[list[float]] = []
         timed_runs, plain_runs = [], []
@@ -105,20 +127,19 @@ def cost_table(
             for which in (with_timing, without) if i % 2 else (without, with_timing):
                 which.run(1)  # after the other's the caches hold something else
                 timed.program.reset_costs()
-                seconds = which.run(run) / run
+                step = which.run(run) / run
                 if which is without:
-                    plain_runs.append(seconds)
+                    plain_runs.append(step)
                     continue
-                timed_runs.append(seconds)
+                timed_runs.append(step)
                 inside = [row["seconds"] / row["steps"] for row in timed.program.costs(batch)]
-                inside[-1] += seconds - sum(inside)  # the loop outside the program
+                inside[-1] += step - sum(inside)  # the loop outside the program
                 samples.append(inside)
         measured = [_middle(list(values)) for values in zip(*samples, strict=True)]
         step_seconds, step_spread = _middle(plain_runs)
         timed_seconds = median(timed_runs)
         replays = len(samples) * run
-        bounds = bounds or ceilings()
-    bounds = bounds or known_ceilings()
+    bounds = ceilings() if measured else known_ceilings()
     rows = timed.program.costs(batch)
     crossing = sum(row["bytes_crossing"] for row in rows)
     table = CostTable(
@@ -156,10 +177,11 @@ def _grouped(engine: Engine, rows: list[_core.CostRow], measured: list[tuple[flo
     for tensor in engine.network.tensors:
         layer, node = tensor.layer, engine.network.nodes[tensor.number]
         trainable, other, _ = engine.network.cost(tensor)
+        before = engine.network.shape(tensor.inputs[0]) if tensor.inputs else ()
         kind = "Input" if isinstance(layer, InputLayer) else type(layer).__name__
         shape = tuple(size for size in engine.network.outer_shape(tensor) if size is not None)
         own = tuple(operations.get(node, ()))
-        found.append(CostRow(layer.name, kind, fused.get(node, ""), shape, trainable + other, own))
+        found.append(CostRow(layer.name, kind, fused.get(node, ""), shape, trainable + other, own, fan_in_shape=before))
     found.append(CostRow("(loss)", "loss", "", (), 0, tuple(operations.get(-1, ()))))
     return found + overhead
 

@@ -138,6 +138,7 @@ class CostRow:
     share: float | None = None  # of the step
     overhead_seconds: float | None = None
     overhead_spread: float | None = None
+    fan_in_shape: tuple[int, ...] = ()  # of the (first) input inside, channels last
 
     def direction(self, name: str) -> Part:
         """The sum of the operations of one direction."""

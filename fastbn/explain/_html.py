@@ -184,7 +184,8 @@ def _roofline(table: CostTable) -> str:
         return ""
     left, right, top, bottom = 60.0, 780.0, 16.0, 330.0
     peak = bounds.flops / 1e9
-    x_low = math.floor(math.log10(min(point[0] for point in points) / 2))
+    knee = bounds.flops / bounds.l2_bytes
+    x_low = math.floor(math.log10(min(*(point[0] for point in points), knee) / 2))
     x_high = math.ceil(math.log10(max(*(point[0] for point in points), peak * 1e9 / bounds.memory_bytes) * 2))
     y_low = math.floor(math.log10(min(point[1] for point in points) / 1.5))
     y_high = math.log10(peak * 2)

@@ -630,23 +630,16 @@ class Model:
 
         Raises ValueError where the model is not compiled or batch_size or steps are out of range.
         """
-        from fastbn.costs._measure import cost_table
+        from fastbn.costs._measure import model_costs
 
         op = "costs"
         with self._choice:
-            engine, training = self._require_training(op)
+            self._require_training(op)
             size = batch_size_of(op, batch_size)
             repeats = None if steps is None else integer(op, "steps", steps)
             if repeats is not None and repeats < 0:
                 raise ValueError(f"{op}: steps must not be negative. Received: steps={steps}")
-
-            def copied(timing: bool) -> Engine:
-                copy = Engine(engine.output, engine.seed, training, engine.input_dtype, size, timing=timing)
-                training.optimizer.bind(engine.program)  # a new program takes the optimizer over
-                copy.carry_weights(engine)
-                return copy
-
-            return cost_table(self.name, copied, size, repeats)
+            return model_costs(self, size, repeats)
 
     # ---------------------------------------------------------------------- data
 
