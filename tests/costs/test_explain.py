@@ -321,7 +321,6 @@ def test_perturbing_a_network_changes_the_explanation_for_the_right_reason() -> 
     assert "wide (Dense) takes" in about(Explained("net", wide))
     few, many = measured(32, 2048, 8)["wide"].total, measured(32, 2048, 256)["wide"].total
     assert few.intensity < many.intensity / 4  # the weights pass once a step, however many images it has
-    assert few.bound_by == "memory" or few.gflops < many.gflops
 
 
 def _chromium() -> str | None:
