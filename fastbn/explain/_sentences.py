@@ -12,6 +12,8 @@ from fastbn.explain._networks import QUESTION, QUESTION_SECONDS, Explained
 FOLLOWS = 1.5
 #: Waiting, region and loop are worth advice beyond this share of the step.
 MUCH_OVERHEAD = 0.1
+#: No row can pass its ceilings by more than the noise.
+TOO_FAST = 1.15
 #: A row is near its ceiling from here on.
 NEAR = 0.5
 
@@ -34,7 +36,14 @@ def explain_network(network: Explained) -> list[str]:
     """Which layer takes the time, what explains it, what would help; then the overhead."""
     table = network.table
     row = heaviest(table)
-    return [" ".join([*where(network.name, table, row), *why(table, row), *what_helps(table, row)]), overhead(table)]
+    said = [" ".join([*where(network.name, table, row), *why(table, row), *what_helps(table, row)]), overhead(table)]
+    beyond = [row.layer for row in table.layers if (row.total.reached or 0) > TOO_FAST and (row.share or 0) > 0.05]
+    if beyond:
+        said.append(
+            f"{', '.join(beyond)}: faster than this machine's ceilings allow, so they were measured while it was busy. "
+            "Measure them again with fastbn info --measure."
+        )
+    return said
 
 
 def where(name: str, table: CostTable, row: CostRow) -> list[str]:

@@ -101,6 +101,12 @@ def test_a_narrow_layer() -> None:
     assert "a larger batch, or fewer and wider layers" in wide
 
 
+def test_ceilings_that_were_measured_on_a_busy_machine() -> None:
+    said = about(network("net", layer("wide", 0.8e-3, 100_000_000)))
+    assert "wide: faster than this machine's ceilings allow" in said
+    assert "faster than" not in about(network("net", layer("wide", 0.95e-3, 100_000_000)))
+
+
 @pytest.mark.parametrize(
     ("times", "advice"),
     [
