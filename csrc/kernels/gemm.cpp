@@ -3,15 +3,8 @@
 
 #include <fastbn/fastbn.h>
 
+#include "shuffles.hpp"
 #include "simd.hpp"
-
-// The loops over a tile are unrolled before g++ decides what lives in registers; left to itself it does so later and
-// keeps the accumulators in memory outside the innermost loop.
-#if defined(__clang__)
-#define FASTBN_UNROLL _Pragma("unroll")
-#else
-#define FASTBN_UNROLL _Pragma("GCC unroll 16")
-#endif
 
 namespace fastbn {
 namespace FASTBN_ISA {
@@ -209,33 +202,6 @@ void pack(const float* source, int64_t row, int64_t k, int64_t n, int64_t width,
   }
 }
 
-// Element q of the result is element q / 2 of a (q even) or b (q odd), counted from the middle where High.
-template <bool High>
-FASTBN_INLINE vfloat interleave(vfloat a, vfloat b) {
-#if FASTBN_LANES == 16
-  return High ? __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
-              : __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-#elif FASTBN_LANES == 8
-  return High ? __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
-              : __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-#else
-  return High ? __builtin_shufflevector(a, b, 2, 6, 3, 7) : __builtin_shufflevector(a, b, 0, 4, 1, 5);
-#endif
-}
-
-// Each pass interleaves rows i and i + kLanes / 2, which rotates the bits of (row, lane) by one; after log2(kLanes)
-// passes row and lane have changed places.
-FASTBN_INLINE void transpose(vfloat (&rows)[kLanes]) {
-  for (int lanes = 1; lanes < kLanes; lanes *= 2) {
-    vfloat next[kLanes];
-    for (int i = 0; i < kLanes / 2; ++i) {
-      next[2 * i] = interleave<false>(rows[i], rows[i + kLanes / 2]);
-      next[2 * i + 1] = interleave<true>(rows[i], rows[i + kLanes / 2]);
-    }
-    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
-  }
-}
-
 void pack_transposed(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed) {
   for (int64_t p = 0; p < k; p += kLanes) {
     const int64_t depth = k - p < kLanes ? k - p : kLanes;
@@ -260,32 +226,70 @@ void pack_transposed(const float* source, int64_t row, int64_t k, int64_t n, int
   }
 }
 
+constexpr int64_t kChain = 64;  // rows
+constexpr int kSumVectors = 4;
+
+// sums[c + j] += the sums of V vectors, the last of `tail` lanes.
+template <int V, bool Whole>
+FASTBN_INLINE void sum_columns(const float* m, int64_t stride, int64_t rows, int64_t tail, double* sums) {
+  for (int64_t begin = 0; begin < rows; begin += kChain) {
+    const int64_t end = begin + kChain < rows ? begin + kChain : rows;
+    vfloat sum[V] = {};
+    for (int64_t r = begin; r < end; ++r) {
+      const float* at = m + r * stride;
+      for (int v = 0; v + 1 < V; ++v) sum[v] += load(at + v * kLanes);
+      at += (V - 1) * kLanes;
+      sum[V - 1] += Whole ? load(at) : load_partial(at, tail);
+    }
+    float chain[V * kLanes];
+    for (int v = 0; v < V; ++v) store(chain + v * kLanes, sum[v]);
+    for (int64_t j = 0; j < (V - 1) * kLanes + tail; ++j) sums[j] += (double)chain[j];
+  }
+}
+
+void add_column_sums(const float* m, int64_t stride, int64_t rows, int64_t columns, double* sums) {
+  int64_t c = 0;
+  for (; c + kSumVectors * kLanes <= columns; c += kSumVectors * kLanes) {
+    sum_columns<kSumVectors, true>(m + c, stride, rows, kLanes, sums + c);
+  }
+  if (c == columns) return;
+  const int64_t vectors = (columns - c + kLanes - 1) / kLanes, tail = columns - c - (vectors - 1) * kLanes;
+  if (vectors == 1) {
+    sum_columns<1, false>(m + c, stride, rows, tail, sums + c);
+  } else if (vectors == 2) {
+    sum_columns<2, false>(m + c, stride, rows, tail, sums + c);
+  } else if (vectors == 3) {
+    sum_columns<3, false>(m + c, stride, rows, tail, sums + c);
+  } else {
+    sum_columns<4, false>(m + c, stride, rows, tail, sums + c);
+  }
+}
+
+// A few columns without gaps are read as longer rows of whole vectors, each several rows side by side.
 void column_sums(const float* m, int64_t stride, int64_t rows, int64_t columns, double* sums, bool accumulate) {
-  constexpr int64_t kChain = 64;
-  constexpr int kVectors = 4;
+  constexpr int64_t kWidest = 1024;
   if (!accumulate) {
     for (int64_t c = 0; c < columns; ++c) sums[c] = 0;
   }
-  for (int64_t c = 0; c < columns; c += kVectors * kLanes) {
-    const int64_t width = columns - c < kVectors * kLanes ? columns - c : kVectors * kLanes;
-    for (int64_t begin = 0; begin < rows; begin += kChain) {
-      const int64_t end = begin + kChain < rows ? begin + kChain : rows;
-      vfloat sum[kVectors] = {};
-      if (width == kVectors * kLanes) {
-        for (int64_t r = begin; r < end; ++r) {
-          for (int v = 0; v < kVectors; ++v) sum[v] += load(m + r * stride + c + v * kLanes);
-        }
-      } else {
-        for (int v = 0; v * kLanes < width; ++v) {
-          const int64_t lanes = width - v * kLanes < kLanes ? width - v * kLanes : kLanes;
-          for (int64_t r = begin; r < end; ++r) sum[v] += load_lanes(m + r * stride + c + v * kLanes, lanes);
-        }
-      }
-      float chain[kVectors * kLanes];
-      for (int v = 0; v < kVectors; ++v) store(chain + v * kLanes, sum[v]);
-      for (int64_t j = 0; j < width; ++j) sums[c + j] += (double)chain[j];
-    }
+  const int64_t rest = columns & -columns;  // its largest power of two
+  int64_t side_by_side = 1;
+  if (stride == columns && columns < kSumVectors * kLanes) {
+    side_by_side = kSumVectors * kLanes / rest;
+    if (side_by_side * columns > kWidest) side_by_side = rest < kLanes ? kLanes / rest : 1;
   }
+  const int64_t longer = rows / side_by_side;
+  if (side_by_side > 1 && longer > 1) {
+    double side[kWidest];
+    const int64_t width = side_by_side * columns;
+    for (int64_t j = 0; j < width; ++j) side[j] = 0;
+    add_column_sums(m, width, longer, width, side);
+    for (int64_t i = 0; i < side_by_side; ++i) {
+      for (int64_t c = 0; c < columns; ++c) sums[c] += side[i * columns + c];
+    }
+    m += longer * width;
+    rows -= longer * side_by_side;
+  }
+  add_column_sums(m, stride, rows, columns, sums);
 }
 
 }  // namespace

@@ -52,7 +52,7 @@ struct GemmKernels {
   void (*pack)(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed);
   // packed[p * width + j] = source[j * row + p], the same tail.
   void (*pack_transposed)(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed);
-  // sums[c] (+)= sum_r m[r * stride + c], c in [0, columns): chains of at most 64 rows in float, added up in double.
+  // sums[c] (+)= sum_r m[r * stride + c], c in [0, columns): chains of at most 64 terms in float, added up in double.
   void (*column_sums)(const float* m, int64_t stride, int64_t rows, int64_t columns, double* sums, bool accumulate);
 };
 

@@ -9,6 +9,7 @@
 #include "gemm.hpp"
 #include "losses.hpp"
 #include "normalization.hpp"
+#include "planar.hpp"
 #include "pointwise.hpp"
 #include "pooling.hpp"
 #include "updates.hpp"
@@ -20,6 +21,7 @@ struct KernelTable {
   int vector_floats;  // lanes of one vector
   GemmKernels gemm;
   ConvolutionKernels convolution;
+  PlanarKernels planar;
   PointwiseKernels pointwise;
   NormalizationKernels normalization;
   PoolingKernels pooling;

@@ -33,6 +33,14 @@
 
 #define FASTBN_INLINE static inline __attribute__((always_inline))
 
+// The loops over a tile are unrolled before g++ decides what lives in registers; left to itself it does so later and
+// keeps the accumulators in memory outside the innermost loop.
+#if defined(__clang__)
+#define FASTBN_UNROLL _Pragma("unroll")
+#else
+#define FASTBN_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace fastbn {
 namespace FASTBN_ISA {
 
@@ -54,6 +62,11 @@ FASTBN_INLINE vfloat load(const float* p) {
   return v;
 }
 FASTBN_INLINE void store(float* p, vfloat v) { memcpy(p, &v, sizeof v); }
+FASTBN_INLINE vint load_int(const int32_t* p) {
+  vint v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
 
 // 0, 1, 2, ...
 FASTBN_INLINE vint lane_numbers() {
@@ -74,6 +87,14 @@ FASTBN_INLINE vfloat load_partial(const float* p, int64_t n) {
   vfloat v{};
   for (int64_t i = 0; i < n; ++i) v[i] = p[i];
   return v;
+#endif
+}
+// The lanes where `live` is all ones; the others are zero whatever memory holds there.
+FASTBN_INLINE vfloat load_live(const float* p, vint live) {
+#if defined(__AVX512F__)
+  return (vfloat)_mm512_maskz_loadu_ps(_mm512_test_epi32_mask((__m512i)live, (__m512i)live), p);
+#else
+  return (vfloat)((vint)load(p) & live);
 #endif
 }
 FASTBN_INLINE void store_partial(float* p, vfloat v, int64_t n) {

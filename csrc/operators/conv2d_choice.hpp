@@ -4,6 +4,7 @@
 #include <variant>
 
 #include "conv2d_direct.hpp"
+#include "conv2d_narrow.hpp"
 #include "conv2d_passes.hpp"
 
 namespace fastbn {
@@ -17,7 +18,9 @@ class AnyCorrelation {
   const Correlation& operator*() const { return *operator->(); }
 
  private:
-  std::variant<DirectCorrelation> c_;
+  using Algorithm = std::variant<DirectCorrelation, NarrowCorrelation>;
+  static Algorithm choose(const Conv2dGeometry& g, bool backward, int32_t algorithm);
+  Algorithm c_;
 };
 
 class AnyFilterGradient {
@@ -29,7 +32,9 @@ class AnyFilterGradient {
   }
 
  private:
-  std::variant<DirectFilterGradient> f_;
+  using Algorithm = std::variant<DirectFilterGradient, NarrowFilterGradient>;
+  static Algorithm choose(const Conv2dGeometry& g, int32_t algorithm, bool joined, int64_t images);
+  Algorithm f_;
 };
 
 }  // namespace fastbn

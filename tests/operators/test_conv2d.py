@@ -78,7 +78,18 @@ SOME = ["channels_17_31", "one_channel_28", "few_channels", "groups_2", "depthwi
 
 @pytest.mark.parametrize("offset", [0, 4])
 @pytest.mark.parametrize(
-    "name", [*SOME, "empty_batch", "primes", "dilation_stride", "kernel_above_image", "stride_apart"]
+    "name",
+    [
+        *SOME,
+        "empty_batch",
+        "narrow_5_1",
+        "narrow_dilated",
+        "narrow_pointwise",
+        "primes",
+        "dilation_stride",
+        "kernel_above_image",
+        "stride_apart",
+    ],
 )
 def test_writes_all_of_out_and_nothing_else(name, offset, isa):
     case = BY_NAME[name]
@@ -143,7 +154,9 @@ def test_channels_first(name):
         assert_same(a, e)
 
 
-@pytest.mark.parametrize("name", ["wide_32_64", "few_channels", "cnn_conv_1", "pointwise", "same_64"])
+@pytest.mark.parametrize(
+    "name", ["wide_32_64", "few_channels", "narrow_3_2", "narrow_17_5", "narrow_groups", "cnn_conv_1", "same_64"]
+)
 def test_a_sample_does_not_depend_on_its_batch(name, isa):
     case = BY_NAME[name]
     x, kernel, bias, dy = case.inputs()
@@ -154,7 +167,16 @@ def test_a_sample_does_not_depend_on_its_batch(name, isa):
         assert_same(ops.conv2d_backward(dy[i : i + 1], x[i : i + 1], kernel, need=("x",), **case.options)[0][0], dx[i])
 
 
-NAN_CASES = ["channels_17_31", "one_channel_no_bias", "few_channels", "groups_2", "depthwise", "pointwise", "dilation"]
+NAN_CASES = [
+    "channels_17_31",
+    "one_channel_no_bias",
+    "few_channels",
+    "narrow_7_3_to_crop",
+    "groups_2",
+    "depthwise",
+    "pointwise",
+    "dilation",
+]
 
 
 @pytest.mark.parametrize("special", [np.nan, np.inf])
