@@ -12,6 +12,7 @@ cdef extern from "fastbn/fastbn.h" nogil:
         FBN_OUT_OF_MEMORY
         FBN_INTERNAL
         FBN_BUSY
+        FBN_INTERRUPTED
 
     ctypedef void (*fbn_task)(int64_t index, int32_t lane, void* argument) noexcept
 
@@ -25,6 +26,8 @@ cdef extern from "fastbn/fastbn.h" nogil:
         void* workspace
         size_t workspace_size
         size_t* workspace_query
+        int32_t (*interrupted)(void* host) noexcept
+        void* interrupted_host
 
     ctypedef enum fbn_dtype:
         FBN_FLOAT32

@@ -9,8 +9,22 @@ void raise(PyObject* type, const std::string& message) {
   throw py::error_already_set();
 }
 
+const fbn_exec* interruptible() {
+  static const fbn_exec exec = [] {
+    fbn_exec e{};
+    e.struct_size = sizeof e;
+    e.interrupted = [](void*) -> int32_t {
+      const py::gil_scoped_acquire held;
+      return PyErr_CheckSignals();  // runs handlers on the main thread alone; not 0: one raised
+    };
+    return e;
+  }();
+  return &exec;
+}
+
 void check(fbn_status status) {
   if (status == FBN_OK) return;
+  if (status == FBN_INTERRUPTED) throw py::error_already_set();  // what the signal handler raised
   PyObject* type = PyExc_RuntimeError;
   switch (status) {
     case FBN_INVALID_VALUE:

@@ -26,7 +26,8 @@ using Pads = std::array<int64_t, 4>;  // top, bottom, left, right
 using Shape = std::vector<int64_t>;
 
 [[noreturn]] void raise(PyObject* type, const std::string& message);
-void check(fbn_status status);  // raises what the status stands for, with fbn_last_error()
+void check(fbn_status status);    // raises what the status stands for, with fbn_last_error()
+const fbn_exec* interruptible();  // all defaults, and the interpreter's signal handlers run while the call does
 std::string shape_text(const Shape& shape);
 
 struct Dtype {

@@ -10,8 +10,9 @@ void activation_forward(const py::object& x, const py::object& y, int32_t activa
   const auto vx = operands.view<float>(x, "x", 2);
   float* py_ = operands.out<float>(y, "y", vx.shape);
   operands.allow_in_place("x");
-  operands.run(
-      [&] { return fbn_activation_forward(activation, alpha, vx.shape[0], vx.shape[1], vx.data, py_, nullptr); });
+  operands.run([&] {
+    return fbn_activation_forward(activation, alpha, vx.shape[0], vx.shape[1], vx.data, py_, interruptible());
+  });
 }
 
 void activation_backward(const py::object& dy, const py::object& y, const py::object& dx, int32_t activation,
@@ -22,7 +23,7 @@ void activation_backward(const py::object& dy, const py::object& y, const py::ob
   float* pdx = operands.out<float>(dx, "dx", vdy.shape);
   operands.allow_in_place("dy");
   operands.run([&] {
-    return fbn_activation_backward(activation, alpha, vdy.shape[0], vdy.shape[1], vdy.data, py_, pdx, nullptr);
+    return fbn_activation_backward(activation, alpha, vdy.shape[0], vdy.shape[1], vdy.data, py_, pdx, interruptible());
   });
 }
 
@@ -30,14 +31,14 @@ void dropout_forward(const py::object& x, const py::object& y, double rate, uint
   Operands operands("dropout_forward");
   const auto vx = operands.view<float>(x, "x", 1);
   float* py_ = operands.out<float>(y, "y", vx.shape);
-  operands.run([&] { return fbn_dropout_forward(rate, seed, vx.shape[0], vx.data, py_, nullptr); });
+  operands.run([&] { return fbn_dropout_forward(rate, seed, vx.shape[0], vx.data, py_, interruptible()); });
 }
 
 void dropout_backward(const py::object& dy, const py::object& dx, double rate, uint64_t seed) {
   Operands operands("dropout_backward");
   const auto vdy = operands.view<float>(dy, "dy", 1);
   float* pdx = operands.out<float>(dx, "dx", vdy.shape);
-  operands.run([&] { return fbn_dropout_backward(rate, seed, vdy.shape[0], vdy.data, pdx, nullptr); });
+  operands.run([&] { return fbn_dropout_backward(rate, seed, vdy.shape[0], vdy.data, pdx, interruptible()); });
 }
 
 }  // namespace

@@ -57,8 +57,9 @@ class Program {
     const Rows rows = take_rows(operands, x, index, begin, count);
     const void* labels = take_labels(operands, y, rows);
     fbn_step_result result{};
-    operands.run(
-        [&] { return fbn_program_evaluate(program_.get(), rows.x, labels, rows.index, count, &result, nullptr); });
+    operands.run([&] {
+      return fbn_program_evaluate(program_.get(), rows.x, labels, rows.index, count, &result, interruptible());
+    });
     return to_tuple(result);
   }
 
@@ -66,7 +67,7 @@ class Program {
     Operands operands("program_predict");
     const Rows rows = take_rows(operands, x, index, begin, count);
     float* po = operands.out<float>(out, "out", batch_shape(count, output_));
-    operands.run([&] { return fbn_program_predict(program_.get(), rows.x, rows.index, count, po, nullptr); });
+    operands.run([&] { return fbn_program_predict(program_.get(), rows.x, rows.index, count, po, interruptible()); });
   }
 
   void node_output(int32_t node, const py::object& x, const py::object& index, int64_t begin, int64_t count,
@@ -75,7 +76,8 @@ class Program {
     if (node < 0 || static_cast<size_t>(node) >= nodes_.size()) operands.invalid("no such node", std::to_string(node));
     const Rows rows = take_rows(operands, x, index, begin, count);
     float* po = operands.out<float>(out, "out", batch_shape(count, nodes_[static_cast<size_t>(node)].shape));
-    operands.run([&] { return fbn_program_node_output(program_.get(), node, rows.x, rows.index, count, po, nullptr); });
+    operands.run(
+        [&] { return fbn_program_node_output(program_.get(), node, rows.x, rows.index, count, po, interruptible()); });
   }
 
   std::vector<std::tuple<std::string, py::tuple, bool>> parameters() const {

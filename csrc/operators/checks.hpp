@@ -34,4 +34,11 @@ inline int64_t task_count(int64_t total) {
   return (total + kTaskElements - 1) / kTaskElements;
 }
 
+// Tasks to cut `work` floating-point operations into where any cut gives the same bits: `a_lane` for each of several
+// lanes, and none so long (some ten milliseconds) that an interrupt would wait for its end.
+inline int64_t wanted_tasks(double work, int lanes, int64_t a_lane) {
+  constexpr double kTaskWork = 1e9;
+  return std::max(lanes > 1 ? a_lane * lanes : 1, static_cast<int64_t>(std::min(work / kTaskWork, 1e6)));
+}
+
 }  // namespace fastbn

@@ -92,10 +92,11 @@ namespace {
 struct Split {
   int64_t images, rows, units;
   int64_t image_parts = 1, row_parts = 1, unit_parts = 1;
-  Split(const Correlation& c, int64_t images_, int lanes) : images(images_), rows(c.rows()), units(c.units()) {
-    const int64_t wanted = lanes > 1 ? 4 * int64_t{lanes} : 1;
+  Split(const Correlation& c, int64_t images_, double work, int lanes)
+      : images(images_), rows(c.rows()), units(c.units()) {
+    const int64_t wanted = wanted_tasks(work, lanes, 4);
     if (c.packed_size() > kLargeWeights && units >= lanes) {  // every task should read its own weights only
-      unit_parts = std::min<int64_t>(units, lanes > 1 ? 2 * lanes : 1);
+      unit_parts = std::min<int64_t>(units, wanted_tasks(work, lanes, 2));
       return;
     }
     image_parts = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, images));
@@ -159,13 +160,14 @@ fbn_status fbn_conv2d_forward(const fbn_conv2d* d, const float* x, const float* 
     if (workspace.commit() || images == 0) return;
     float* packed = workspace.at<float>(packed_at);
     float* scratch = workspace.at<float>(scratch_at);
-    const Split split(*c, images, run.lanes);
+    const double work = 2.0 * double(images) * double(g.multiply_adds());
+    const Split split(*c, images, work, run.lanes);
     const auto pack = [&](int64_t unit, int) { c->pack(kernel, packed, {unit, unit + 1}); };
     const auto task = [&](int64_t i, int lane) {
       c->run(x, packed, bias, d->activation, d->alpha, y, split.image_range(i), split.row_range(i), split.unit_range(i),
              scratch + lane * lane_scratch);
     };
-    execute(run, {{c->units(), pack}, {split.tasks(), task}}, 2.0 * double(images) * double(g.multiply_adds()));
+    execute(run, {{c->units(), pack}, {split.tasks(), task}}, work);
   });
 }
 
@@ -185,7 +187,8 @@ fbn_status fbn_conv2d_backward(const fbn_conv2d* d, const float* dy, const float
       require_array(operation, "y", y, through ? images * g.out_size() : 0);
     }
     const AnyCorrelation c(g, true, d->algorithm);
-    const Split data(*c, images, run.lanes);
+    const double product = 2.0 * double(images) * double(g.multiply_adds());
+    const Split data(*c, images, product, run.lanes);
     const int64_t data_tasks = dx ? data.tasks() : 0;
 
     // Small kernels: partial sums of runs of granules, merged in a tree; large ones: each task owns whole sums.
@@ -193,7 +196,7 @@ fbn_status fbn_conv2d_backward(const fbn_conv2d* d, const float* dy, const float
     const AnyFilterGradient f(g, d->algorithm, !partial, images);
     const int64_t granules = f->granules(images);
     const int64_t chunks = partial ? std::clamp<int64_t>(granules, 1, kFilterChunks) : 1;
-    const int64_t wanted = run.lanes > 1 ? 2 * int64_t{run.lanes} : 1;
+    const int64_t wanted = wanted_tasks(product, run.lanes, 2);
     const int64_t unit_parts = partial ? 1 : std::min(f->units(), wanted);
     const int64_t row_parts = partial ? 1
                                       : std::clamp<int64_t>((wanted + unit_parts - 1) / unit_parts, 1,
@@ -260,7 +263,6 @@ fbn_status fbn_conv2d_backward(const fbn_conv2d* d, const float* dy, const float
         dbias[j] = static_cast<float>(sum);
       }
     };
-    const double product = 2.0 * double(images) * double(g.multiply_adds());
     execute(run,
             {{pack_tasks + through_tasks, prepare},
              {data_tasks + filter_tasks + bias_chunks, gradients},

@@ -197,8 +197,9 @@ void validate(const char* operation, const fbn_dense* d) {
 // packs its columns again.
 struct Grid {
   int64_t rows, columns, row_parts, column_parts, grain;
-  Grid(int64_t rows_, int64_t columns_, int64_t grain_, int lanes) : rows(rows_), columns(columns_), grain(grain_) {
-    const int64_t wanted = lanes > 1 ? 4 * int64_t{lanes} : 1;
+  Grid(int64_t rows_, int64_t columns_, int64_t grain_, double work, int lanes)
+      : rows(rows_), columns(columns_), grain(grain_) {
+    const int64_t wanted = wanted_tasks(work, lanes, 4);
     column_parts = std::min(wanted, std::max<int64_t>(1, columns / grain));
     row_parts = std::clamp<int64_t>(rows / 64, 1, std::max<int64_t>(1, wanted / column_parts));
   }
@@ -226,7 +227,8 @@ fbn_status fbn_dense_forward(const fbn_dense* d, const float* x, const float* ke
     }
     const int64_t rows = d->rows, in = d->in_features, out = d->out_features;
     const DensePlan plan(in, out);
-    const Grid grid(rows, out, DensePlan::column_grain(), run.lanes);
+    const double work = 2.0 * double(rows) * double(in) * double(out);
+    const Grid grid(rows, out, DensePlan::column_grain(), work, run.lanes);
     const int64_t lane_scratch = round_up(plan.scratch(rows, grid.widest()), 16);
     Workspace workspace(operation, run);
     const size_t scratch_at = workspace.reserve<float>(checked_product(operation, {lane_scratch, run.lanes}));
@@ -237,7 +239,7 @@ fbn_status fbn_dense_forward(const fbn_dense* d, const float* x, const float* ke
       plan.forward(x + r.begin * in, in, r.size(), kernel, bias, d->activation, d->alpha, y + r.begin * out, out,
                    c.begin, c.end, scratch + lane * lane_scratch);
     };
-    execute(run, {{grid.tasks(), task}}, 2.0 * double(rows) * double(in) * double(out));
+    execute(run, {{grid.tasks(), task}}, work);
   });
 }
 
@@ -257,7 +259,8 @@ fbn_status fbn_dense_backward(const fbn_dense* d, const float* dy, const float* 
     const int64_t rows = d->rows, in = d->in_features, out = d->out_features;
     const DensePlan plan(in, out);
     const int64_t grain = DensePlan::column_grain();
-    const Grid data(rows, in, grain, run.lanes), filter(1, in, kernels().gemm.tile_rows, run.lanes);
+    const double product = 2.0 * double(rows) * double(in) * double(out);
+    const Grid data(rows, in, grain, product, run.lanes), filter(1, in, kernels().gemm.tile_rows, product, run.lanes);
     const int64_t bias_parts = dbias ? (out + grain - 1) / grain : 0;
     const int64_t lane_scratch = round_up(plan.scratch(rows, std::max(data.widest(), filter.widest())), 16);
     Workspace workspace(operation, run);
@@ -291,7 +294,6 @@ fbn_status fbn_dense_backward(const fbn_dense* d, const float* dy, const float* 
         for (int64_t j = c.begin; j < c.end; ++j) dbias[j] = static_cast<float>(sums[j]);
       }
     };
-    const double product = 2.0 * double(rows) * double(in) * double(out);
     execute(run, {{through_parts, activation}, {data_tasks + filter_tasks + bias_parts, gradients}},
             ((dx ? 1 : 0) + (dkernel ? 1 : 0)) * product + double(rows) * double(out));
   });

@@ -256,8 +256,10 @@ void Program::train(const void* x, const void* y, const int64_t* index, int64_t 
       std::fill_n(run.lane_ticks, static_cast<size_t>(exec.lanes) * training_.plan->lane_ticks(), uint64_t{0});
     }
     const auto start = std::chrono::steady_clock::now();
+    Exec whole = exec;
+    whole.interrupted = nullptr;  // a step is taken whole or not at all
     const uint64_t begin = read_ticks();
-    replay(training_, run, exec);
+    replay(training_, run, whole);
     const uint64_t end = read_ticks();
     const auto stop = std::chrono::steady_clock::now();
     ++iteration_;

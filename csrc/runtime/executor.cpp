@@ -4,10 +4,12 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <climits>
 #include <condition_variable>
 #include <mutex>
@@ -34,31 +36,39 @@ namespace {
 constexpr double kLaneWork = 1 << 17;
 std::atomic<double> serial_threshold{-1};  // negative: 2 * kLaneWork
 
-// The floating-point environment that every task sees, whatever the caller's: round to nearest, nothing trapped,
-// denormals read and written as zero. The caller's is restored by the destructor.
-class TaskFloatMode {
- public:
+// The thread's floating-point control word, and what every task sees, whatever the caller's: round to nearest, nothing
+// trapped, denormals read and written as zero.
 #if defined(__x86_64__)
-  TaskFloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80 | 0x8000 | 0x0040); }  // masks | FTZ | DAZ
-  ~TaskFloatMode() { _mm_setcsr(saved_); }
-
- private:
-  unsigned saved_;
+using FloatControl = unsigned;
+constexpr FloatControl kTaskControl = 0x1f80 | 0x8000 | 0x0040;  // masks | FTZ | DAZ
+FloatControl float_control() { return _mm_getcsr(); }
+void set_float_control(FloatControl control) { _mm_setcsr(control); }
 #elif defined(__aarch64__)
-  TaskFloatMode() {
-    __asm__ volatile("mrs %0, fpcr" : "=r"(saved_));
-    __asm__ volatile("msr fpcr, %0" : : "r"(uint64_t{1} << 24) : "memory");  // FZ
-  }
-  ~TaskFloatMode() { __asm__ volatile("msr fpcr, %0" : : "r"(saved_) : "memory"); }
+using FloatControl = uint64_t;
+constexpr FloatControl kTaskControl = uint64_t{1} << 24;  // FZ
+FloatControl float_control() {
+  FloatControl control;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(control));
+  return control;
+}
+void set_float_control(FloatControl control) { __asm__ volatile("msr fpcr, %0" : : "r"(control) : "memory"); }
+#else
+using FloatControl = unsigned;
+constexpr FloatControl kTaskControl = 0;
+FloatControl float_control() { return 0; }
+void set_float_control(FloatControl) {}
+#endif
+
+// Sets a control word; the destructor restores the one before.
+class FloatMode {
+ public:
+  explicit FloatMode(FloatControl control) : saved_(float_control()) { set_float_control(control); }
+  ~FloatMode() { set_float_control(saved_); }
+  FloatMode(const FloatMode&) = delete;
+  FloatMode& operator=(const FloatMode&) = delete;
 
  private:
-  uint64_t saved_;
-#else
-  TaskFloatMode() {}
-  ~TaskFloatMode() {}
-#endif
-  TaskFloatMode(const TaskFloatMode&) = delete;
-  TaskFloatMode& operator=(const TaskFloatMode&) = delete;
+  FloatControl saved_;
 };
 
 // This thread is running tasks: a call from inside one runs serially.
@@ -73,13 +83,48 @@ class TaskScope {
 
  private:
   bool outer_;
-  TaskFloatMode mode_;
+  const FloatMode mode_{kTaskControl};
 };
 
-void run_serial(std::span<const Phase> phases) {
+// Whether the host wants the call to end. The calling thread asks it; the others see the answer.
+class Interruption {
+ public:
+  explicit Interruption(const Exec& exec)
+      : ask_(exec.interrupted), host_(exec.interrupted_host), last_(ask_ != nullptr ? now() : 0) {}
+  bool possible() const { return ask_ != nullptr; }
+  bool wanted() const { return wanted_.load(std::memory_order_relaxed); }
+  void ask() {
+    const int64_t time = now();
+    if (time - last_ < kEvery) return;
+    last_ = time;
+    const FloatMode mode(callers_mode_);
+    if (ask_(host_) != 0) wanted_.store(true, std::memory_order_relaxed);
+  }
+  static constexpr int64_t kEvery = 50'000'000;  // nanoseconds
+
+ private:
+  static int64_t now() {
+    timespec t{};
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return int64_t{t.tv_sec} * 1'000'000'000 + t.tv_nsec;
+  }
+  int32_t (*ask_)(void*);
+  void* host_;
+  int64_t last_;
+  const FloatControl callers_mode_ = float_control();
+  std::atomic<bool> wanted_{false};
+};
+
+void run_serial(std::span<const Phase> phases, Interruption& interruption) {
   const TaskScope scope;
   for (const Phase& phase : phases) {
-    for (int64_t task = 0; task < phase.tasks; ++task) phase.run(task, 0);
+    for (int64_t task = 0; task < phase.tasks; ++task) {
+      if (interruption.possible()) {
+        interruption.ask();
+        if (interruption.wanted()) return;
+      }
+      phase.run(task, 0);
+    }
   }
 }
 
@@ -88,6 +133,8 @@ void run_serial(std::span<const Phase> phases) {
 struct HostPhase {
   const Phase* phase;
   int lanes;
+  Interruption* interruption;
+  pthread_t caller = pthread_self();
   std::atomic<int64_t> done{0};
   std::atomic<int32_t> bad_lane{-1};
   std::atomic<bool> bad_call{false};
@@ -101,19 +148,20 @@ void run_host_task(int64_t task, int32_t lane, void* argument) {
     return;
   }
   {
+    if (host.interruption->possible() && pthread_equal(host.caller, pthread_self())) host.interruption->ask();
     const TaskScope scope;
-    host.phase->run(task, lane);
+    if (!host.interruption->wanted()) host.phase->run(task, lane);
   }
   host.done.fetch_add(1, std::memory_order_release);
 }
 
-void run_host(const Exec& exec, std::span<const Phase> phases) {
+void run_host(const Exec& exec, std::span<const Phase> phases, Interruption& interruption) {
   for (const Phase& phase : phases) {
     if (phase.tasks <= 1) {
-      run_serial({&phase, 1});
+      run_serial({&phase, 1}, interruption);
       continue;
     }
-    HostPhase host{&phase, exec.lanes};
+    HostPhase host{&phase, exec.lanes, &interruption};
     exec.parallel_for(exec.parallel_for_host, phase.tasks, run_host_task, &host);
     require(!host.bad_call.load(std::memory_order_relaxed), "fbn_exec.parallel_for: lane must lie in [0, ", exec.lanes,
             ") and index in [0, count). Received: lane ", host.bad_lane.load(std::memory_order_relaxed));
@@ -191,6 +239,8 @@ struct Region {
   std::atomic<bool> open{false};
   std::span<const Phase> phases;
   int lanes = 0;
+  Interruption* interruption = nullptr;
+  int asking_lane = 0;       // the calling thread's; -1: it runs no lane
   std::atomic<int> left{0};  // lanes that have ended
   Barrier barrier;
   Share shares[2][kMaxThreads];  // of even and odd phases: one is filled while the other is in use
@@ -211,6 +261,7 @@ std::atomic<Region*> published{nullptr};
 void run_lane(Region& r, int lane, int present) {
   {
     const TaskScope scope;
+    Interruption& interruption = *r.interruption;
     for (size_t p = 0; p < r.phases.size(); ++p) {
       if (p + 1 < r.phases.size()) {
         for (int absent = lane; absent < r.lanes; absent += present) r.share_out(p + 1, absent);
@@ -221,6 +272,10 @@ void run_lane(Region& r, int lane, int present) {
         while (share.next.load(std::memory_order_relaxed) < share.end) {
           const int64_t task = share.next.fetch_add(1, std::memory_order_relaxed);
           if (task >= share.end) break;
+          if (interruption.possible()) {
+            if (lane == r.asking_lane) interruption.ask();
+            if (interruption.wanted()) continue;
+          }
           phase.run(task, lane);
         }
       }
@@ -244,11 +299,13 @@ class RegionServer {
     std::thread([this] { serve(); }).detach();
   }
 
-  void run(int lanes) {
+  void run(int lanes, Interruption& interruption) {
     std::unique_lock lock(mutex_);
     lanes_ = lanes;
     changed_.notify_all();
-    changed_.wait(lock, [this] { return lanes_ == 0; });
+    const auto done = [this] { return lanes_ == 0; };
+    if (!interruption.possible()) return changed_.wait(lock, done);
+    while (!changed_.wait_for(lock, std::chrono::nanoseconds(Interruption::kEvery), done)) interruption.ask();
   }
 
  private:
@@ -279,7 +336,7 @@ void after_fork_in_child() {
 [[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
 // False: somebody else has the region.
-bool run_region(int lanes, std::span<const Phase> phases) {
+bool run_region(int lanes, std::span<const Phase> phases, Interruption& interruption) {
   if (region.open.exchange(true, std::memory_order_acquire)) return false;
   struct Closer {
     ~Closer() { region.open.store(false, std::memory_order_release); }
@@ -287,12 +344,14 @@ bool run_region(int lanes, std::span<const Phase> phases) {
   if (team_is_dead && server == nullptr) server = new RegionServer;  // before anything has run: it may throw
   region.phases = phases;
   region.lanes = lanes;
+  region.interruption = &interruption;
+  region.asking_lane = team_is_dead ? -1 : 0;
   region.left.store(0, std::memory_order_relaxed);
   region.barrier.reset(lanes > processors());
   for (int lane = 0; lane < lanes; ++lane) region.share_out(0, lane);
   published.store(&region, std::memory_order_release);
   if (team_is_dead) {
-    server->run(lanes);
+    server->run(lanes, interruption);
   } else {
     open_region(lanes);
   }
@@ -300,6 +359,21 @@ bool run_region(int lanes, std::span<const Phase> phases) {
   return true;
 }
 #endif  // FASTBN_OPENMP
+
+void run(const Exec& exec, std::span<const Phase> phases, double work, Interruption& interruption) {
+  int64_t most_tasks = 0;
+  for (const Phase& phase : phases) most_tasks = std::max(most_tasks, phase.tasks);
+  const double set = serial_threshold.load(std::memory_order_relaxed);
+  const double lane_work = set < 0 ? kLaneWork : set / 2;
+  double lanes = static_cast<double>(std::min<int64_t>(exec.lanes, most_tasks));
+  if (work < lanes * lane_work) lanes = work / lane_work;
+  if (lanes < 2 || inside_task) return run_serial(phases, interruption);
+  if (exec.parallel_for != nullptr) return run_host(exec, phases, interruption);
+#if FASTBN_OPENMP
+  if (!omp_in_parallel() && run_region(static_cast<int>(lanes), phases, interruption)) return;
+#endif
+  run_serial(phases, interruption);
+}
 
 }  // namespace
 
@@ -310,7 +384,8 @@ Exec resolve_exec(const char* operation, const fbn_exec* exec) {
     result.lanes = fbn_get_num_threads();
     return result;
   }
-  require(exec->struct_size >= sizeof(fbn_exec), operation, ": exec.struct_size must be at least ", sizeof(fbn_exec),
+  constexpr size_t kLeast = offsetof(fbn_exec, interrupted);
+  require(exec->struct_size >= kLeast, operation, ": exec.struct_size must be at least ", kLeast,
           ". Received: ", exec->struct_size);
   require(exec->num_threads >= 0 && exec->num_threads <= kMaxThreads, operation, ": exec.num_threads must lie in [0, ",
           kMaxThreads, "]. Received: ", exec->num_threads);
@@ -322,22 +397,17 @@ Exec resolve_exec(const char* operation, const fbn_exec* exec) {
   result.workspace = exec->workspace;
   result.workspace_size = exec->workspace_size;
   result.workspace_query = exec->workspace_query;
+  if (exec->struct_size >= sizeof(fbn_exec)) {
+    result.interrupted = exec->interrupted;
+    result.interrupted_host = exec->interrupted_host;
+  }
   return result;
 }
 
 void execute(const Exec& exec, std::span<const Phase> phases, double work) {
-  int64_t most_tasks = 0;
-  for (const Phase& phase : phases) most_tasks = std::max(most_tasks, phase.tasks);
-  const double set = serial_threshold.load(std::memory_order_relaxed);
-  const double lane_work = set < 0 ? kLaneWork : set / 2;
-  double lanes = static_cast<double>(std::min<int64_t>(exec.lanes, most_tasks));
-  if (work < lanes * lane_work) lanes = work / lane_work;
-  if (lanes < 2 || inside_task) return run_serial(phases);
-  if (exec.parallel_for != nullptr) return run_host(exec, phases);
-#if FASTBN_OPENMP
-  if (!omp_in_parallel() && run_region(static_cast<int>(lanes), phases)) return;
-#endif
-  run_serial(phases);
+  Interruption interruption(exec);
+  run(exec, phases, work, interruption);
+  if (interruption.wanted()) fail(FBN_INTERRUPTED, "fastbn: interrupted by the host");
 }
 
 }  // namespace fastbn

@@ -46,12 +46,15 @@ struct Exec {
   void* workspace = nullptr;
   size_t workspace_size = 0;
   size_t* workspace_query = nullptr;
+  int32_t (*interrupted)(void*) = nullptr;
+  void* interrupted_host = nullptr;
 };
 
 Exec resolve_exec(const char* operation, const fbn_exec* exec);
 
 // `work` is the estimated cost of all phases in floating-point operations or bytes (whichever is larger);
-// below a measured threshold everything runs on the calling thread.
+// below a measured threshold everything runs on the calling thread. Throws INTERRUPTED where the host asked for an end:
+// some tasks have not run then.
 void execute(const Exec& exec, std::span<const Phase> phases, double work);
 inline void execute(const Exec& exec, std::initializer_list<Phase> phases, double work) {
   execute(exec, std::span<const Phase>(phases.begin(), phases.size()), work);

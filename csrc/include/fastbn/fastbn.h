@@ -4,8 +4,8 @@
  * this header; the Python bindings use nothing else.
  *
  * Conventions
- *  - Every function that can fail returns a fbn_status. On anything but FBN_OK no output has been
- *    written and fbn_last_error() holds a message for the calling thread.
+ *  - Every function that can fail returns a fbn_status. On anything but FBN_OK (and FBN_INTERRUPTED,
+ *    which must be asked for) no output has been written and fbn_last_error() holds a message for the calling thread.
  *  - Descriptors begin with struct_size, to be set to sizeof(the struct). Zero every other field that
  *    is not used: zero is the default of all of them unless the field says otherwise.
  *  - Tensors are dense, row-major, float32. Images are NHWC (channels last), convolution kernels HWIO
@@ -43,7 +43,8 @@ typedef enum fbn_status {
   FBN_UNSUPPORTED = 3,    /* valid, but not in this build                    (NotImplementedError) */
   FBN_OUT_OF_MEMORY = 4,  /* allocation failed, or a byte count passes int64 (MemoryError)         */
   FBN_INTERNAL = 5,       /* a broken invariant of the library               (RuntimeError)        */
-  FBN_BUSY = 6            /* the object is in use by another thread          (RuntimeError)        */
+  FBN_BUSY = 6,           /* the object is in use by another thread          (RuntimeError)        */
+  FBN_INTERRUPTED = 7     /* the host asked for an end; outputs are whatever was written by then   */
 } fbn_status;
 
 /* Message of the calling thread's last failure: "<operator>: <rule>. Received: ...". Never NULL. */
@@ -89,6 +90,10 @@ typedef struct fbn_exec {
   void* workspace; /* NULL: the library allocates; else at least the queried number of bytes, 64-aligned */
   size_t workspace_size;
   size_t* workspace_query; /* not NULL: validate, store the bytes needed here, compute nothing */
+  /* Not NULL: asked on the calling thread, between tasks, about every 50 ms; anything but 0 ends the call
+   * with FBN_INTERRUPTED. A training step does not ask: it is taken whole. */
+  int32_t (*interrupted)(void* host);
+  void* interrupted_host;
 } fbn_exec;
 
 /* ------------------------------------------------------------- enumerations */

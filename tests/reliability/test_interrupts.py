@@ -1,0 +1,147 @@
+"""Ctrl-C: a long call of an operator ends within 0.2 s, `fit` after the step that is running, with the model whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from fastbn import layers, models
+
+# Each makes a call of several seconds out of short ones of a size that fits the memory of a small machine.
+CALLS = {
+    "dense": """
+        x, kernel = np.ones((6000, 6000), np.float32), np.ones((6000, 6000), np.float32)
+        call = lambda: ops.dense_forward(x, kernel)
+    """,
+    "dense_backward": """
+        x, kernel = np.ones((5000, 5000), np.float32), np.ones((5000, 5000), np.float32)
+        call = lambda: ops.dense_backward(x, x, kernel)
+    """,
+    "conv2d": """
+        x, kernel = np.ones((64, 96, 96, 64), np.float32), np.ones((3, 3, 64, 128), np.float32)
+        call = lambda: ops.conv2d_forward(x, kernel)
+    """,
+    "predict": """
+        model = fastbn.Sequential([fastbn.Input((48, 48, 32)), layers.Conv2D(64, 3), layers.Conv2D(128, 3)])
+        x = np.ones((512, 48, 48, 32), np.float32)
+        call = lambda: model.predict(x)
+    """,
+}
+SCRIPT = """
+import os, signal, threading, time
+import numpy as np
+import fastbn
+from fastbn import layers, ops
+{setup}
+fastbn.set_num_threads({threads})
+whole = []
+def interrupt():
+    time.sleep(0.3)
+    whole.append(time.perf_counter())
+    os.kill(os.getpid(), signal.SIGINT)
+thread = threading.Thread(target=interrupt)
+began = time.perf_counter()
+thread.start()
+try:
+    while time.perf_counter() - began < 20:
+        call()
+    print("never")
+except KeyboardInterrupt:
+    print(time.perf_counter() - whole[0])
+thread.join()
+np.testing.assert_array_equal(ops.activation_forward(np.float32([-1, 2]), "relu"), [0, 2])
+"""
+
+
+def run(script: str) -> str:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", list(CALLS))
+def test_a_long_call_ends_soon(name, threads):
+    delays = []
+    for _ in range(3):  # other processes may hold the processors for a moment
+        delays.append(float(run(SCRIPT.format(setup=textwrap.dedent(CALLS[name]), threads=threads))))
+        if delays[-1] < 0.2:
+            break
+    assert min(delays) < 0.2, f"{name} ended {delays} s after the signal"
+
+
+def small_model():
+    model = models.Sequential([layers.Dense(32, activation="relu", input_shape=(20,)), layers.Dense(4)])
+    model.compile("sgd", "mean_squared_error")
+    return model
+
+
+def test_fit_ends_after_the_step(monkeypatch):
+    """The weights after an interrupt are those of a whole number of steps."""
+    import _thread
+
+    from fastbn.callbacks import LambdaCallback
+    from fastbn.utils import set_random_seed
+
+    x, y = np.random.default_rng(0).random((4096, 20), np.float32), np.ones((4096, 4), np.float32)
+    set_random_seed(3)
+    model = small_model()
+    start = model.get_weights()
+    steps = []
+
+    def stop(batch, logs):
+        steps.append(batch)
+        if batch == 17:
+            _thread.interrupt_main()
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, batch_size=32, shuffle=False, verbose=0, callbacks=[LambdaCallback(on_train_batch_end=stop)])
+    assert 18 <= len(steps) <= 20
+    found = model.get_weights()
+    again = small_model()
+    again.set_weights(start)
+    done = model.optimizer_state()["iterations"]
+    for batch in range(done):
+        again.train_on_batch(x[32 * batch : 32 * (batch + 1)], y[32 * batch : 32 * (batch + 1)])
+    for a, b in zip(found, again.get_weights(), strict=True):
+        assert a.tobytes() == b.tobytes()
+    model.fit(x, y, batch_size=32, verbose=0)  # and it trains on
+
+
+FIT = """
+import os, signal, threading, time
+import numpy as np
+import fastbn
+from fastbn import layers
+model = fastbn.Sequential([fastbn.Input((28, 28, 8)), layers.Conv2D(32, 3), layers.BatchNormalization(),
+                           layers.ReLU(), layers.Flatten(), layers.Dense(10, activation="softmax")])
+model.compile("sgd", "sparse_categorical_crossentropy")
+x, y = np.random.default_rng(0).random((2048, 28, 28, 8), np.float32), np.zeros(2048, np.int32)
+model.fit(x, y, batch_size=128, verbose=0)
+sent = []
+def interrupt():
+    time.sleep(0.5)
+    sent.append(time.perf_counter())
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
+try:
+    model.fit(x, y, batch_size=128, epochs=1000, verbose=0)
+except KeyboardInterrupt:
+    delay = time.perf_counter() - sent[0]
+assert all(np.isfinite(w).all() for w in model.get_weights())
+before = model.optimizer_state()["iterations"]
+model.fit(x, y, batch_size=128, verbose=0)
+assert model.optimizer_state()["iterations"] == before + 16
+print(delay)
+"""
+
+
+def test_a_signal_ends_fit():
+    began = time.perf_counter()
+    assert float(run(FIT)) < 1.0
+    assert time.perf_counter() - began < 60
