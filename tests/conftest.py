@@ -12,12 +12,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `import oracles`, `import 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "slow" in config.option.markexpr or "mnist" in config.option.markexpr:
-        return
-    skip = pytest.mark.skip(reason="slow: run with -m slow")
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(skip)
+    from harness.tiers import skip_tiers
+
+    skip_tiers(config.option.markexpr, items)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -25,3 +25,8 @@ def assert_within(actual: npt.ArrayLike, expected: npt.ArrayLike, bound: npt.Arr
 def assert_same(actual: npt.ArrayLike, expected: npt.ArrayLike, what: str = "result") -> None:
     """Equal values; NaN equals NaN."""
     np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected), err_msg=what, strict=False)
+
+
+def unit(v: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """One unit in the last place of float32 at |v|."""
+    return np.exp2(np.floor(np.log2(np.maximum(np.abs(np.asarray(v, np.float64)), 2.0**-126))) - 23)
