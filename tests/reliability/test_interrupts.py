@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 import time
 
 import numpy as np
 import pytest
+from harness.processes import run_python
 
 from fastbn import layers, models
 
@@ -58,18 +57,12 @@ np.testing.assert_array_equal(ops.activation_forward(np.float32([-1, 2]), "relu"
 """
 
 
-def run(script: str) -> str:
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", list(CALLS))
 def test_a_long_call_ends_soon(name, threads):
     delays = []
     for _ in range(3):  # other processes may hold the processors for a moment
-        delays.append(float(run(SCRIPT.format(setup=textwrap.dedent(CALLS[name]), threads=threads))))
+        delays.append(float(run_python("-c", SCRIPT.format(setup=textwrap.dedent(CALLS[name]), threads=threads))))
         if delays[-1] < 0.2:
             break
     assert min(delays) < 0.2, f"{name} ended {delays} s after the signal"
@@ -143,5 +136,5 @@ print(delay)
 
 def test_a_signal_ends_fit():
     began = time.perf_counter()
-    assert float(run(FIT)) < 1.0
+    assert float(run_python("-c", FIT)) < 1.0
     assert time.perf_counter() - began < 60
