@@ -125,6 +125,9 @@ def explain(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples of a training step.")] = 128,
+    predict: Annotated[
+        bool, typer.Option("--predict", help="Predict the epoch from counts and measured ceilings alone, too.")
+    ] = False,
     html: Annotated[
         Path | None, typer.Option("--html", dir_okay=False, help="Write the report as one HTML page, too.")
     ] = None,
@@ -148,7 +151,7 @@ def explain(
             if target is not None and str(target) != "-" and not target.absolute().parent.is_dir():
                 raise ValueError(f"the folder must be there. Received: {target}")
         with errors.status("") as status:
-            found = explanations.explain(names or (), batch_size, command=command, said=status.update)
+            found = explanations.explain(names or (), batch_size, predict=predict, command=command, said=status.update)
         if html is not None:
             html.write_text(explanations.html_page(found), encoding="utf-8")
         if json is not None and not quiet:

@@ -30,6 +30,8 @@ def _ceilings(measure: bool) -> list[tuple[str, str]]:
     from fastbn import costs
 
     found = costs.measure_ceilings() if measure else costs.known_ceilings()
+    if measure:
+        costs.measure_rates()
     if found is None:
         return [("ceilings", "not measured yet (fastbn info --measure)")]
     return [("ceilings", ""), *((f"  {label}", value) for label, value in found.lines())]

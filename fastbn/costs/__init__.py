@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastbn.costs._ceilings import Ceilings, ceilings, known_ceilings, measure_ceilings
+from fastbn.costs._predict import measure_rates
 from fastbn.costs._table import CostRow, CostTable, Operation, Part
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "ceilings",
     "known_ceilings",
     "measure_ceilings",
+    "measure_rates",
 ]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastbn.costs._ceilings import Ceilings
+from fastbn.costs._predict import kernel_rates, predict_step
 from fastbn.explain._networks import QUESTION, SAMPLES, Explained, make_model
 from fastbn.explain._sentences import compare, explain_network, ratio, the_question
 
@@ -142,20 +143,25 @@ def explain(
     batch_size: int = 128,
     *,
     steps: int | None = None,
+    predict: bool = False,
     command: str = "",
     said: Callable[[str], object] = lambda text: None,
 ) -> Explanation:
     """Measure the networks of these names (none: the question's three) and explain them.
 
-    A name is one of `fastbn.networks` or `module:function`. `said` is told what is being done. Raises ValueError for
+    A name is one of `fastbn.networks` or `module:function`. predict: say, too, what the analytic columns and this
+    machine's measured ceilings alone would have predicted. `said` is told what is being done. Raises ValueError for
     unknown names and a batch size below one.
     """
     wanted = list(names) or list(QUESTION)
     models = [(name, make_model(name)) for name in wanted]
+    rates = kernel_rates(said) if predict else None
     found = []
     for name, model in models:
         said(f"measuring {name}")
-        found.append(Explained(name, model.costs(batch_size, steps)))
+        table = model.costs(batch_size, steps)
+        predicted = predict_step(table, rates) * SAMPLES / batch_size if rates is not None else None
+        found.append(Explained(name, table, predicted))
     return Explanation(tuple(found), command or " ".join(["fastbn explain", *names]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,30 @@ def test_info_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.search(r"^  in use +baseline$", result.stdout, re.MULTILINE)
     threads = r"1 \(built without OpenMP\)" if _core.threading_layer() == "serial" else r"3 \(.*OMP_NUM_THREADS"
     assert re.search(rf"^threads +{threads}", result.stdout, re.MULTILINE)
+
+
+def test_info_shows_the_ceilings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from harness.costs import CEILINGS
+
+    from fastbn.costs._ceilings import keep_measured
+
+    monkeypatch.setattr("fastbn.costs._ceilings.cache_folder", lambda: tmp_path)
+    assert "not measured yet (fastbn info --measure)" in runner.invoke(app, ["info"]).output
+    measured = []
+
+    def measure() -> object:
+        measured.append("ceilings")
+        keep_measured("ceilings", asdict(CEILINGS))
+        return CEILINGS
+
+    monkeypatch.setattr("fastbn.costs.measure_ceilings", measure)
+    monkeypatch.setattr("fastbn.costs.measure_rates", lambda: measured.append("rates"))
+    first = runner.invoke(app, ["info", "--measure"]).output
+    assert measured == ["ceilings", "rates"]
+    assert "200 GFLOP/s" in first
+    assert "memory                20 GB/s" in first
+    assert runner.invoke(app, ["info"]).output == first  # kept
+    assert measured == ["ceilings", "rates"]
 
 
 def test_unknown_instruction_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

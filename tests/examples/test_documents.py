@@ -35,7 +35,8 @@ def test_python_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_pages_with_python() -> None:
-    assert [page.name for page in PAGES if _blocks(page)] == ["README.md", "data.md", "models.md", "operators.md"]
+    with_python = ["README.md", "data.md", "explain.md", "models.md", "operators.md"]
+    assert [page.name for page in PAGES if _blocks(page)] == with_python
 
 
 def test_the_readme_has_a_short_example() -> None:
