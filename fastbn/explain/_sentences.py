@@ -14,6 +14,10 @@ FOLLOWS = 1.5
 MUCH_OVERHEAD = 0.1
 #: No row can pass its ceilings by more than the noise.
 TOO_FAST = 1.15
+#: Beyond this share of the step overhead comes first.
+HALF = 0.5
+#: A region that takes so many times what it takes at best was kept waiting by others.
+KEPT_WAITING = 50
 #: A row is near its ceiling from here on.
 NEAR = 0.5
 
@@ -37,7 +41,13 @@ def explain_network(network: Explained) -> list[str]:
     table = network.table
     row = heaviest(table)
     said = [" ".join([*where(network.name, table, row), *why(table, row), *what_helps(table, row)]), overhead(table)]
-    beyond = [row.layer for row in table.layers if (row.total.reached or 0) > TOO_FAST and (row.share or 0) > 0.05]
+    if (table.overhead_share or 0) > HALF:
+        said.reverse()
+    beyond = [
+        other.layer
+        for other in table.layers
+        if (other.total.reached or 0) > TOO_FAST and (other is row or (other.share or 0) > 0.05)
+    ]
     if beyond:
         said.append(
             f"{', '.join(beyond)}: faster than this machine's ceilings allow, so they were measured while it was busy. "
@@ -70,7 +80,7 @@ def why(table: CostTable, row: CostRow) -> list[str]:
     """What bounds the row, with the figures that show it."""
     part = row.total
     bounds = table.ceilings
-    if bounds is None or part.reached is None or part.seconds is None:
+    if bounds is None or part.reached is None or part.seconds is None or part.reached > TOO_FAST:
         return []
     peak = f"{show(bounds.flops / 1e9)} GFLOP/s that this machine has with {table.isa} on {table.threads} threads"
     if table.threads == 1:
@@ -146,9 +156,14 @@ def overhead(table: CostTable) -> str:
     if share <= MUCH_OVERHEAD:
         return f"Overhead does not explain it: {show_percent(share) or '0%'} of the step belong to no layer ({rows})."
     largest = max(table.overhead, key=lambda row: row.seconds or 0).layer
+    region = next((row.seconds or 0 for row in table.overhead if row.layer == "(region)"), 0)
+    if largest == "(region)" and table.ceilings and region > KEPT_WAITING * table.ceilings.region_seconds:
+        largest = "busy"
     advice = {
         "(waiting)": "threads wait for each other: a larger batch gives them more even shares, or take fewer threads",
         "(region)": "opening threads costs more than it brings: take fewer threads or a larger batch",
+        "busy": "opening threads took far longer than it takes at best, so other programs had the processors: measure "
+        "again on a quiet machine, or take fewer threads",
         "(loop)": "the loop around the step is long beside it: take a larger batch",
     }[largest]
     return f"Overhead matters: {show_percent(share)} of the step belong to no layer ({rows}); {advice}."
