@@ -76,7 +76,7 @@ def orders() -> list[Any]:
 
 @pytest.mark.parametrize(("order", "seconds"), orders())
 def test_import_orders(order, seconds):
-    """No hang in any order, and our calls beside theirs take no longer than alone.
+    """No hang in any order, and our calls beside theirs take no longer than alone (1.1 times in the long run).
 
     Runtimes that spin at the end of their regions take the processors from each other: with OMP_WAIT_POLICY=PASSIVE
     (documented) nobody does.
@@ -84,14 +84,15 @@ def test_import_orders(order, seconds):
     if not available(*order):
         pytest.skip(f"needs {', '.join(order)}")
     own = alternate(order, min(seconds, 0.5))  # with every library's own waiting policy: it ends
+    limit = 1.1 if seconds >= 30 else 1.5  # half a second tells a hang or a wait from neither
     best = 9.9
     for _ in range(3):  # other processes may hold the processors for a moment
         found = alternate(order, seconds, OMP_WAIT_POLICY="PASSIVE")
         best = min(best, found["fastbn"][1])
-        if best <= 1.1:
+        if best <= limit:
             break
     print(f"microseconds alone, times as long in turns: {found}; with the runtimes' own waiting {own}")
-    assert best <= 1.1, f"calls of fastbn take {best} times as long as alone: {found}"
+    assert best <= limit, f"calls of fastbn take {best} times as long as alone: {found}"
 
 
 def test_threadpoolctl_sees_and_limits_us():
