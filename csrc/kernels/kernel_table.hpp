@@ -13,6 +13,7 @@
 #include "pointwise.hpp"
 #include "pooling.hpp"
 #include "updates.hpp"
+#include "winograd.hpp"
 
 namespace fastbn {
 
@@ -22,6 +23,7 @@ struct KernelTable {
   GemmKernels gemm;
   ConvolutionKernels convolution;
   PlanarKernels planar;
+  WinogradKernels winograd;
   PointwiseKernels pointwise;
   NormalizationKernels normalization;
   PoolingKernels pooling;

@@ -24,6 +24,7 @@ const KernelTable& FASTBN_TABLE(FASTBN_ISA)() {
     FASTBN_ISA::fill_gemm(t.gemm);
     FASTBN_ISA::fill_convolution(t.convolution);
     FASTBN_ISA::fill_planar(t.planar);
+    FASTBN_ISA::fill_winograd(t.winograd);
     FASTBN_ISA::fill_pointwise(t.pointwise);
     FASTBN_ISA::fill_normalization(t.normalization);
     FASTBN_ISA::fill_pooling(t.pooling);

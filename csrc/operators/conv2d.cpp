@@ -17,8 +17,7 @@ namespace {
 
 constexpr int64_t kLargeWeights = 192 * 1024;  // floats: beyond them every task reads its own weights only
 // Reduction order of backward_filter and of the bias.
-constexpr int64_t kFilterChunks = 16;           // partial sums of a whole call
-constexpr int64_t kPartialFloats = 128 * 1024;  // of a kernel that is worth partial sums
+constexpr int64_t kFilterChunks = 16;  // partial sums of a whole call
 constexpr int64_t kBiasChunks = 16;
 
 }  // namespace
@@ -34,7 +33,7 @@ Conv2dPlan::Conv2dPlan(const char* operation, const fbn_conv2d& d)
       alpha_(d.alpha),
       passes_(std::make_shared<const Passes>(Passes{AnyCorrelation(g_, false, d.algorithm),
                                                     AnyCorrelation(g_, true, d.algorithm),
-                                                    AnyFilterGradient(g_, d.algorithm, false, 1)})) {}
+                                                    AnyFilterGradient(g_, d.algorithm, kAnyImages)})) {}
 
 const char* Conv2dPlan::forward_algorithm() const { return passes_->forward->name(); }
 const char* Conv2dPlan::backward_data_algorithm() const { return passes_->backward_data->name(); }
@@ -55,6 +54,8 @@ int64_t Conv2dPlan::backward_data_scratch() const { return passes_->backward_dat
 int64_t Conv2dPlan::backward_filter_scratch() const {
   return passes_->backward_filter->scratch(passes_->backward_filter->units());
 }
+
+int64_t Conv2dPlan::images_of_granule() const { return passes_->backward_filter->images_of_granule(); }
 
 void Conv2dPlan::forward(const float* x, const float* packed, const float* bias, float* y, int64_t images,
                          float* scratch) const noexcept {
@@ -192,8 +193,8 @@ fbn_status fbn_conv2d_backward(const fbn_conv2d* d, const float* dy, const float
     const int64_t data_tasks = dx ? data.tasks() : 0;
 
     // Small kernels: partial sums of runs of granules, merged in a tree; large ones: each task owns whole sums.
-    const bool partial = g.kernel_size() <= kPartialFloats;
-    const AnyFilterGradient f(g, d->algorithm, !partial, images);
+    const bool partial = sums_in_parts(g);
+    const AnyFilterGradient f(g, d->algorithm, images);
     const int64_t granules = f->granules(images);
     const int64_t chunks = partial ? std::clamp<int64_t>(granules, 1, kFilterChunks) : 1;
     const int64_t wanted = wanted_tasks(product, run.lanes, 2);

@@ -1,7 +1,8 @@
 // conv2d: geometry, numeric plan and the block functions that ops and programs are made of.
 //
 // Block functions work on whole images on the calling thread; they neither allocate nor throw. Their bits
-// depend on the shapes and the instruction set alone: not on how many images a call holds, nor on scratch.
+// depend on the shapes and the instruction set alone: not on how many images a call holds, nor on scratch (the parts
+// that backward_filter is called for begin at multiples of images_of_granule()).
 #pragma once
 
 #include <fastbn/fastbn.h>
@@ -41,6 +42,9 @@ class Conv2dPlan {
   int64_t packed_backward_size() const;
   void pack_forward(const float* kernel, float* packed) const noexcept;
   void pack_backward(const float* kernel, float* packed) const noexcept;
+
+  // backward_filter is called for parts of a batch that begin at multiples of this many images.
+  int64_t images_of_granule() const;
 
   int64_t forward_scratch() const;  // floats; the same for any number of images
   int64_t backward_data_scratch() const;

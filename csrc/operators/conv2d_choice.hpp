@@ -6,34 +6,40 @@
 #include "conv2d_direct.hpp"
 #include "conv2d_narrow.hpp"
 #include "conv2d_passes.hpp"
+#include "conv2d_winograd.hpp"
 
 namespace fastbn {
 
+inline constexpr int64_t kAnyImages = INT64_MAX;
+
+// Kernels so small that partial gradients of runs of granules are worth their memory.
+inline bool sums_in_parts(const Conv2dGeometry& g) { return g.kernel_size() <= 128 * 1024; }
+
 class AnyCorrelation {
  public:
-  AnyCorrelation(const Conv2dGeometry& g, bool backward, int32_t algorithm);
+  AnyCorrelation(const Conv2dGeometry& g, bool backward, int32_t algorithm) : c_(choose(g, backward, algorithm)) {}
   const Correlation* operator->() const {
     return std::visit([](const auto& c) -> const Correlation* { return &c; }, c_);
   }
   const Correlation& operator*() const { return *operator->(); }
 
  private:
-  using Algorithm = std::variant<DirectCorrelation, NarrowCorrelation>;
+  using Algorithm = std::variant<DirectCorrelation, NarrowCorrelation, WinogradCorrelation>;
   static Algorithm choose(const Conv2dGeometry& g, bool backward, int32_t algorithm);
   Algorithm c_;
 };
 
 class AnyFilterGradient {
  public:
-  // joined: several small images may share a chain; `images` is then their number in the whole call.
-  AnyFilterGradient(const Conv2dGeometry& g, int32_t algorithm, bool joined, int64_t images);
+  // `images`: of the whole call, or kAnyImages for a program, which hands over a batch in parts.
+  AnyFilterGradient(const Conv2dGeometry& g, int32_t algorithm, int64_t images) : f_(choose(g, algorithm, images)) {}
   const FilterGradient* operator->() const {
     return std::visit([](const auto& f) -> const FilterGradient* { return &f; }, f_);
   }
 
  private:
-  using Algorithm = std::variant<DirectFilterGradient, NarrowFilterGradient>;
-  static Algorithm choose(const Conv2dGeometry& g, int32_t algorithm, bool joined, int64_t images);
+  using Algorithm = std::variant<DirectFilterGradient, NarrowFilterGradient, WinogradFilterGradient>;
+  static Algorithm choose(const Conv2dGeometry& g, int32_t algorithm, int64_t images);
   Algorithm f_;
 };
 

@@ -270,7 +270,7 @@ void DirectCorrelation::run(const float* source, const float* packed, const floa
   }
 }
 
-DirectFilterGradient::DirectFilterGradient(const Conv2dGeometry& geometry, bool joined, int64_t images)
+DirectFilterGradient::DirectFilterGradient(const Conv2dGeometry& geometry, int64_t images)
     : g(geometry),
       source(geometry, false),
       depthwise(source.depthwise),
@@ -279,7 +279,7 @@ DirectFilterGradient::DirectFilterGradient(const Conv2dGeometry& geometry, bool 
       outputs(g.out_channels / g.groups),
       panel(kernels().gemm.panel_floats),
       lanes(kernels().vector_floats) {
-  if (joined && !depthwise && bands() == 1) {
+  if (!depthwise && bands() == 1) {
     const int64_t by_length = kChainPixels / (g.out_height * g.out_width);
     const int64_t by_bytes = 2 * kBandFloats / (source.source_rows(g.out_height) * source.pitch());
     images_joined = std::clamp<int64_t>(std::min(by_length, by_bytes), 1, std::max<int64_t>(1, images));

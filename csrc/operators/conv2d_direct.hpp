@@ -121,11 +121,12 @@ class DirectCorrelation final : public Correlation {
 // backward_filter. A granule is what one chain sums over: a band of rows of one image, or several small images.
 class DirectFilterGradient final : public FilterGradient {
  public:
-  // joined: several small images may share a chain; `images` is then their number in the whole call.
-  DirectFilterGradient(const Conv2dGeometry& geometry, bool joined, int64_t images);
+  // `images`: most that a granule may join.
+  DirectFilterGradient(const Conv2dGeometry& geometry, int64_t images);
 
   const char* name() const override { return source.name(); }
   int64_t granules(int64_t images) const override { return (images + images_joined - 1) / images_joined * bands(); }
+  int64_t images_of_granule() const override { return images_joined; }
   int64_t units() const override { return depthwise ? 1 : g.groups * panels(); }
   int64_t rows() const override { return g.kernel_height * g.kernel_width * depth; }  // of the gradient matrix
   int64_t row_grain() const override { return kernels().gemm.tile_rows; }

@@ -41,6 +41,7 @@ class FilterGradient {
   virtual ~FilterGradient() = default;
   virtual const char* name() const = 0;
   virtual int64_t granules(int64_t images) const = 0;
+  virtual int64_t images_of_granule() const { return 1; }  // calls for parts of a batch begin at multiples of it
   virtual int64_t units() const = 0;
   virtual int64_t rows() const = 0;       // of the gradient as this algorithm cuts it
   virtual int64_t row_grain() const = 0;  // fewest rows that are worth a task

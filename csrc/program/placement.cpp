@@ -1,5 +1,6 @@
 // Memory of a plan: what lies in a block, in a chunk, for the whole batch, and where.
 #include <algorithm>
+#include <numeric>
 
 #include "planner.hpp"
 #include "runtime/cpu.hpp"
@@ -123,10 +124,11 @@ void Planner::allocate() {
     int64_t block_region = 0;
     for (Segment& s : current.segments) {
       IntervalAllocator block_values;
-      int64_t fixed = 0;
+      int64_t fixed = 0, grain = 1;
       for (int place = s.first_step; place <= s.last_step; ++place) {
         const Step& step = plan_->steps[static_cast<size_t>(order[static_cast<size_t>(place)])];
         fixed = std::max(fixed, step.scratch_floats * 4 + step.fixed_bytes);
+        grain = std::lcm(grain, step.block_grain);
         for (const size_t i : by_start) {
           Value& v = values[i];
           if (v.storage != Storage::block || lives[i].first != place || lives[i].first_phase != static_cast<int>(p))
@@ -145,8 +147,10 @@ void Planner::allocate() {
         }
       }
       s.block_sample_bytes = block_values.peak();
-      if (!s.whole_chunk)
-        s.block = std::clamp<int64_t>((budget - fixed) / std::max<int64_t>(s.block_sample_bytes, 1), 1, plan_->chunk);
+      if (!s.whole_chunk) {
+        const int64_t fit = (budget - fixed) / std::max<int64_t>(s.block_sample_bytes, 1) / grain * grain;
+        s.block = std::min(std::max(fit, grain), plan_->chunk);
+      }
       block_region = std::max(block_region, s.block * s.block_sample_bytes);
     }
     lane = std::max(lane, current.chunk_region + block_region);

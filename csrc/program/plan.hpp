@@ -98,6 +98,7 @@ struct Step {
   int64_t tasks = 1;                        // single
   int in_place_out = -1, in_place_in = -1;  // out may take the memory of in, where in ends here
   int64_t multiply_adds = 0;                // a sample
+  int64_t block_grain = 1;                  // samples: blocks begin at multiples of this many
   int64_t fixed_bytes = 0;                  // weights and the like, read or written once a call
   std::string note;                         // for the report: what was fused, what was made again
 };

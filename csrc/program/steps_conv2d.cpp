@@ -58,6 +58,7 @@ void Planner::backward_conv2d(const Op& op, int dy) {
     s.multiply_adds = g.multiply_adds();
     s.fixed_bytes = kernel->size * 8;
     s.scratch_floats = plan.backward_filter_scratch();
+    s.block_grain = plan.images_of_granule();
     s.note = plan.backward_filter_algorithm();
     s.run = [plan, kernel, x, dz, partial](const StepContext& c) {
       float* sums = c.at(partial) + c.chunk * kernel->size;

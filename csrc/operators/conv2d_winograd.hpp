@@ -1,0 +1,80 @@
+// 3x3 convolutions of stride 1 with fewer multiplications: Winograd's F(4x4, 3x3) and F(2x2, 3x3) in all three passes.
+//
+// Tiles of outputs are transformed, multiplied point by point as matrices (tiles x channels) and transformed back, a
+// block of tiles at a time. A tile's bits depend on its own patch alone.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "conv2d_passes.hpp"
+#include "kernels/kernel_table.hpp"
+
+namespace fastbn {
+
+bool winograd_fits(const Conv2dGeometry& g);  // 3x3, stride 1, no dilation, no groups
+
+class WinogradCorrelation final : public Correlation {
+ public:
+  WinogradCorrelation(const Conv2dGeometry& geometry, bool backward, int tile);
+
+  const char* name() const override { return form->tile == 4 ? "winograd4" : "winograd2"; }
+  int64_t rows() const override { return tiles_y; }
+  int64_t row_pixels() const override { return form->tile * to_width; }
+  int64_t units() const override { return (outputs + panel - 1) / panel; }
+  int64_t packed_size() const override { return points() * depth * round_up(outputs, lanes); }
+  int64_t scratch() const override { return points() * (patch_point(block_tiles()) + panel_point(block_tiles())); }
+  void pack(const float* kernel, float* packed, Range units) const override;
+  void run(const float* source, const float* packed, const float* bias, int32_t activation, float alpha, float* to,
+           Range images, Range rows, Range units, float* scratch) const override;
+
+ private:
+  const WinogradForm* form;
+  bool backward;
+  int64_t depth, outputs;  // channels: summed over, produced
+  int64_t height, width, to_height, to_width;
+  int64_t pad_top, pad_left;
+  int64_t tiles_y, tiles_x;
+  int64_t panel, lanes;
+
+  int64_t points() const { return int64_t{form->points} * form->points; }
+  int64_t block_tiles() const;
+  // Floats from one point to the next of `tiles` transformed patches and of one panel of products. The additional ones
+  // keep the points of a tile from falling into the same lines of the cache.
+  int64_t patch_point(int64_t tiles) const { return tiles * round_up(depth, lanes) + 16; }
+  int64_t panel_point(int64_t tiles) const { return tiles * panel + 16; }
+};
+
+// A granule is a band of rows of tiles of one image, or several small images; its products are one chain for each
+// point, transformed back at its end.
+class WinogradFilterGradient final : public FilterGradient {
+ public:
+  // `images`: most that a granule may join.
+  WinogradFilterGradient(const Conv2dGeometry& geometry, int tile, int64_t images);
+
+  const char* name() const override { return form->tile == 4 ? "winograd4" : "winograd2"; }
+  int64_t granules(int64_t images) const override { return parts_of_at_most(images, images_joined) * bands(); }
+  int64_t images_of_granule() const override { return images_joined; }
+  int64_t units() const override { return (g.out_channels + panel - 1) / panel; }
+  int64_t rows() const override { return g.in_channels; }
+  int64_t row_grain() const override { return 4 * kernels().gemm.tile_rows; }
+  int64_t scratch(int64_t unit_count) const override;
+  void run(const float* x, const float* dy, float* dkernel, int64_t images, Range granule, Range units, Range rows,
+           bool fresh, float* scratch) const override;
+
+ private:
+  Conv2dGeometry g;
+  const WinogradForm* form;
+  int64_t tiles_y, tiles_x, images_joined;
+  int64_t panel, lanes;
+
+  int64_t points() const { return int64_t{form->points} * form->points; }
+  int64_t band_rows() const;
+  int64_t bands() const { return (tiles_y + band_rows() - 1) / band_rows(); }
+  int64_t granule_tiles() const { return images_joined * band_rows() * tiles_x; }
+  int64_t patch_point() const { return granule_tiles() * round_up(g.in_channels, lanes) + 16; }
+  int64_t gradient_point() const { return granule_tiles() * panel + 16; }
+  int64_t product_point() const { return g.in_channels * panel + 16; }
+};
+
+}  // namespace fastbn
