@@ -122,6 +122,13 @@ CASES = [
     ConvCase("narrow_in_bands", (1, 130, 331, 3), 3, (5, 5), (2, 2), padding="same"),
     ConvCase("narrow_pointwise", (2, 15, 17, 37), 3, (1, 1)),
     ConvCase("from_one_channel", (17, 9, 9, 1), 17, (5, 5), padding="same"),
+    # Whole and cut tiles, whole and cut vectors, padding of 0 to 3, one granule and several, tile 4 and tile 2.
+    ConvCase("winograd_17_13", (3, 17, 13, 48), 40, padding="same", activation="relu"),
+    ConvCase("winograd_pad_0_3", (2, 9, 15, 33), 47, padding=((0, 3), (3, 1)), activation="sigmoid"),
+    ConvCase("winograd_one_tile", (17, 4, 4, 64), 31, padding="same"),
+    ConvCase("winograd_six_by_six", (9, 6, 6, 96), 96, padding="same", activation="relu"),
+    ConvCase("winograd_long", (1, 5, 131, 32), 64),
+    ConvCase("winograd_large", (2, 30, 50, 16), 80, padding="same", use_bias=False),
     ConvCase("empty_batch", (0, 6, 6, 4), 8),
     ConvCase("batch_17", (17, 8, 8, 8), 8),
     ConvCase("cnn_conv_1", (16, 28, 28, 1), 32, activation="relu"),
