@@ -112,7 +112,7 @@ def run_callers(count: int, seconds: float, expected: list[bytes]) -> tuple[int,
     return sum(calls), wrong
 
 
-@pytest.mark.parametrize("seconds", short_and_long(6, 600))
+@pytest.mark.parametrize("seconds", short_and_long(4, 600))
 def test_64_callers(seconds):
     expected = [work() for work in WORK]
     run_callers(CALLERS, min(seconds, 3), expected)  # memory of 64 models and stacks
