@@ -202,9 +202,11 @@ fbn_status fbn_program_costs(const fbn_program* program, int64_t batch, fbn_cost
   return guard([&] {
     require_pointer("costs", program, "program");
     require_pointer("costs", count, "count");
+    const bool wanted = rows != nullptr && capacity > 0;
+    if (wanted) require_descriptor("costs", rows);
     const auto all = program->program.costs(batch);
     *count = static_cast<int32_t>(all.size());
-    for (int32_t i = 0; rows != nullptr && i < std::min(capacity, *count); ++i) rows[i] = all[static_cast<size_t>(i)];
+    for (int32_t i = 0; wanted && i < std::min(capacity, *count); ++i) rows[i] = all[static_cast<size_t>(i)];
   });
 }
 

@@ -113,6 +113,10 @@ void test_everything_at_once() {
         int32_t count = 0;
         size_t needed = 0;
         CHECK(fbn_program_costs(program, 1, nullptr, 0, &count) == FBN_OK && count > 0);
+        fbn_cost_row row{};  // of no size: nothing may be written
+        CHECK(fbn_program_costs(program, 1, &row, 1, &count) == FBN_INVALID_VALUE);
+        row.struct_size = sizeof row;
+        CHECK(fbn_program_costs(program, 1, &row, 1, &count) == FBN_OK && row.layer[0] != 0);
         CHECK(fbn_program_describe(program, nullptr, 0, &needed) == FBN_OK && needed > 0);
         CHECK(fbn_program_get_iteration(program) <= 2 * kSteps);
         CHECK(fbn_program_get_learning_rate(program) == 0.01);

@@ -457,7 +457,8 @@ typedef struct fbn_cost_row {
 
 /* One row for each step of the plan, then three that belong to no layer: "(waiting)", what a thread waits for others
  * and between tasks; "(region)", opening and closing the parallel region; "(loop)", what a call of
- * fbn_program_train does outside it. All rows' seconds add up to the time inside fbn_program_train. */
+ * fbn_program_train does outside it. All rows' seconds add up to the time inside fbn_program_train. The first row's
+ * struct_size says how large the caller's rows are. */
 FBN_API fbn_status fbn_program_costs(const fbn_program* program, int64_t batch, fbn_cost_row* rows,
                                      int32_t capacity, int32_t* count);
 FBN_API fbn_status fbn_program_reset_costs(fbn_program* program);
