@@ -1,14 +1,14 @@
-// Contract of the convolution kernels that are not products of matrices: depthwise (one input channel for each
-// output channel), with the vectors along the channels.
+// Contract of the convolution kernels that are not products of matrices: depthwise (one input channel for each output
+// channel), with the vectors along the channels.
 #pragma once
 
 #include <stdint.h>
 
 namespace fastbn {
 
-// One row of outputs: y[i * y_step + c] = act(bias[c] + sum_{u,v} x[i * x_step + u * x_up + v * x_along + c] w[u, v,
-// c]), i in [0, columns), c in [0, channels), taps u in [0, taps_up), v in [0, taps_along); w is (u, v, channels). Each
-// element is one chain over (u, v) in order.
+// One row of outputs: y[i * y_step + c] = act(bias[c] + sum_{u,v} x[i * x_step + u * x_up + v * x_along + c] w[u * w_up
+// + v * channels + c]), i in [0, columns), c in [0, channels), taps u in [0, taps_up), v in [0, taps_along). Each
+// element is one chain over (u, v) in order, the bias added last.
 struct DepthwiseArgs {
   const float* x;
   const float* w;
@@ -16,27 +16,27 @@ struct DepthwiseArgs {
   int64_t columns, channels;
   int64_t x_step, y_step;
   int64_t taps_up, taps_along;
-  int64_t x_up, x_along;
+  int64_t x_up, x_along, w_up;
   const float* bias;   // NULL: none
   int32_t activation;  // FBN_LINEAR, FBN_RELU or FBN_LEAKY_RELU
   float alpha;
 };
 
-// dw[u, v, c] += sum_{r,i} x[r * x_row + i * x_step + u * x_up + v * x_along + c] dy[r * dy_row + i * channels + c];
-// the sum is one chain over (r, i) in order, from zero.
+// One row of the gradient: dw[u * dw_up + v * channels + c] goes on as a chain over i in order, x[i * x_step + u * x_up
+// + v * x_along + c] dy[i * channels + c].
 struct DepthwiseFilterArgs {
   const float* x;
   const float* dy;
   float* dw;
-  int64_t rows, columns, channels;
-  int64_t x_row, x_step, dy_row;
+  int64_t columns, channels;
+  int64_t x_step;
   int64_t taps_up, taps_along;
-  int64_t x_up, x_along;
+  int64_t x_up, x_along, dw_up;
 };
 
 struct ConvolutionKernels {
   void (*depthwise_row)(const DepthwiseArgs& args);
-  void (*depthwise_filter)(const DepthwiseFilterArgs& args);
+  void (*depthwise_filter_row)(const DepthwiseFilterArgs& args);
 };
 
 #ifdef FASTBN_ISA

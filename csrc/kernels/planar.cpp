@@ -17,7 +17,7 @@ constexpr int kFree = 31;
 #elif defined(__aarch64__)
 constexpr int kFree = 28;
 #elif FASTBN_HAS_FMA
-constexpr int kFree = 15;
+constexpr int kFree = 14;
 #else
 constexpr int kFree = 14;
 #endif
@@ -117,24 +117,6 @@ void correlate(const PlanarArgs& g) {
     }
     j = j_end;
   }
-}
-
-template <int V>
-FASTBN_INLINE void sum_vectors(const PlaneSumArgs& g, int64_t q) {
-  vfloat sum[V] = {};
-  for (int64_t t = 0; t < g.terms; ++t) {
-    const float* from = g.x + g.offset[t] + q;
-    FASTBN_UNROLL
-    for (int v = 0; v < V; ++v) sum[v] += load(from + v * kLanes);
-  }
-  FASTBN_UNROLL
-  for (int v = 0; v < V; ++v) store(g.y + q + v * kLanes, sum[v]);
-}
-
-void sum_planes(const PlaneSumArgs& g) {
-  int64_t q = 0;
-  for (; q + 8 * kLanes <= g.count; q += 8 * kLanes) sum_vectors<8>(g, q);
-  for (; q < g.count; q += kLanes) sum_vectors<1>(g, q);
 }
 
 constexpr int kFilterOutputs = 4;
@@ -313,7 +295,6 @@ void from_planes(const float* from, int64_t plane, int64_t planes, int64_t count
 
 void fill_planar(PlanarKernels& table) {
   table.correlate = correlate;
-  table.sum_planes = sum_planes;
   table.filter = filter;
   table.to_planes = to_planes;
   table.from_planes = from_planes;

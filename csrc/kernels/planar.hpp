@@ -20,14 +20,6 @@ struct PlanarArgs {
   float alpha;
 };
 
-// y[q] = sum_t x[offset[t] + q], one after the other, q in [0, count); the same reads and writes.
-struct PlaneSumArgs {
-  const float* x;
-  const int64_t* offset;
-  float* y;
-  int64_t terms, count;
-};
-
 // dw[k * dw_row + j] += sum_q x[offset[k] + q] dy[j * dy_plane + q] over the q in [0, count) with live[q] all ones,
 // where dy is zero elsewhere. Each lane of a vector is a chain over q; the lanes are added up as a binary tree. Reads
 // x, dy and live up to the next whole vector: there, too, live and dy are zero.
@@ -42,7 +34,6 @@ struct PlanarFilterArgs {
 
 struct PlanarKernels {
   void (*correlate)(const PlanarArgs& args);
-  void (*sum_planes)(const PlaneSumArgs& args);
   void (*filter)(const PlanarFilterArgs& args);
   // to[p * plane + i] = from[i * planes + p], i in [0, count), p in [0, planes): pixels into planes, and back.
   void (*to_planes)(const float* from, int64_t planes, int64_t count, float* to, int64_t plane);

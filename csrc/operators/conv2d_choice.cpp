@@ -44,6 +44,7 @@ int choose_tile(int64_t in, int64_t out, int64_t height, int64_t width, bool fil
 }  // namespace
 
 AnyCorrelation::Algorithm AnyCorrelation::choose(const Conv2dGeometry& g, bool backward, int32_t algorithm) {
+  if (is_depthwise(g)) return DepthwiseCorrelation(g, backward);
   if (narrow_correlation_pays(g, backward)) return NarrowCorrelation(g, backward);
   if (algorithm == FBN_ALGORITHM_AUTO && winograd_fits(g)) {
     const int tile = backward ? choose_tile(g.out_channels, g.in_channels, g.height, g.width, false)
@@ -54,6 +55,7 @@ AnyCorrelation::Algorithm AnyCorrelation::choose(const Conv2dGeometry& g, bool b
 }
 
 AnyFilterGradient::Algorithm AnyFilterGradient::choose(const Conv2dGeometry& g, int32_t algorithm, int64_t images) {
+  if (is_depthwise(g)) return DepthwiseFilterGradient(g);
   if (narrow_filter_gradient_pays(g)) return NarrowFilterGradient(g);
   if (algorithm == FBN_ALGORITHM_AUTO && winograd_fits(g)) {
     const int tile = choose_tile(g.in_channels, g.out_channels, g.out_height, g.out_width, true);

@@ -3,6 +3,7 @@
 
 #include <variant>
 
+#include "conv2d_depthwise.hpp"
 #include "conv2d_direct.hpp"
 #include "conv2d_narrow.hpp"
 #include "conv2d_passes.hpp"
@@ -24,7 +25,7 @@ class AnyCorrelation {
   const Correlation& operator*() const { return *operator->(); }
 
  private:
-  using Algorithm = std::variant<DirectCorrelation, NarrowCorrelation, WinogradCorrelation>;
+  using Algorithm = std::variant<DirectCorrelation, DepthwiseCorrelation, NarrowCorrelation, WinogradCorrelation>;
   static Algorithm choose(const Conv2dGeometry& g, bool backward, int32_t algorithm);
   Algorithm c_;
 };
@@ -38,7 +39,8 @@ class AnyFilterGradient {
   }
 
  private:
-  using Algorithm = std::variant<DirectFilterGradient, NarrowFilterGradient, WinogradFilterGradient>;
+  using Algorithm =
+      std::variant<DirectFilterGradient, DepthwiseFilterGradient, NarrowFilterGradient, WinogradFilterGradient>;
   static Algorithm choose(const Conv2dGeometry& g, int32_t algorithm, int64_t images);
   Algorithm f_;
 };

@@ -1,4 +1,4 @@
-// The passes of direct and depthwise convolutions as loops around the gemm and depthwise kernels.
+// The passes of direct convolutions as loops around the gemm kernels.
 #include "conv2d_direct.hpp"
 
 #include <cstring>
@@ -12,10 +12,6 @@ namespace {
 constexpr int64_t kTilesOfBlock = 8;  // tiles of rows that share the packed gradient in backward_filter
 
 }  // namespace
-
-bool is_depthwise(const Conv2dGeometry& g) {
-  return g.groups > 1 && g.groups == g.in_channels && g.groups == g.out_channels;
-}
 
 Axis forward_axis(int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad) {
   return {0, 1, out, stride, -pad, dilation, kernel, 0, 1};
@@ -39,7 +35,7 @@ Axis backward_axis(int64_t in, int64_t kernel, int64_t stride, int64_t dilation,
 }
 
 DirectCorrelation::DirectCorrelation(const Conv2dGeometry& geometry, bool backward_)
-    : g(geometry), backward(backward_), depthwise(is_depthwise(geometry)) {
+    : g(geometry), backward(backward_) {
   height = backward ? g.out_height : g.height;
   width = backward ? g.out_width : g.width;
   channels = backward ? g.out_channels : g.in_channels;
@@ -88,7 +84,6 @@ DirectCorrelation::DirectCorrelation(const Conv2dGeometry& geometry, bool backwa
 }
 
 const char* DirectCorrelation::name() const {
-  if (depthwise) return "depthwise";
   const bool pads = g.pad_top > 0 || g.pad_bottom > 0 || g.pad_left > 0 || g.pad_right > 0;
   return g.kernel_height == 1 && g.kernel_width == 1 && !pads ? "pointwise" : "direct";
 }
@@ -103,15 +98,12 @@ void DirectCorrelation::pack(const float* kernel, float* packed, Range units) co
       for (int64_t unit = units.begin; unit < units.end; ++unit) {
         const int64_t group = unit / panels(), j = unit % panels() * panel;
         const int64_t n = std::min(panel, outputs - j), wide = round_up(n, lanes);
-        float* at = depthwise ? phase : phase + taps * depth * (group * round_up(outputs, lanes) + j);
+        float* at = phase + taps * depth * (group * round_up(outputs, lanes) + j);
         for (int64_t ty = 0; ty < y.taps; ++ty) {
           for (int64_t tx = 0; tx < x.taps; ++tx) {
             const int64_t tap = (y.tap_first + ty * y.tap_step) * g.kernel_width + x.tap_first + tx * x.tap_step;
             const float* from = kernel + tap * (g.in_channels / g.groups) * g.out_channels;
-            if (depthwise) {
-              std::memcpy(at, from, static_cast<size_t>(channels) * sizeof(float));
-              at += channels;
-            } else if (backward) {
+            if (backward) {
               k.pack_transposed(from + j * g.out_channels + group * depth, g.out_channels, depth, n, wide, at);
               at += depth * wide;
             } else {
@@ -138,36 +130,6 @@ void DirectCorrelation::copy_rows(const float* source, int64_t first, int64_t co
       std::fill_n(to + left + middle, right, 0.0f);
     }
     to += left + middle + right;
-  }
-}
-
-void DirectCorrelation::run_depthwise(const float* source, const float* packed, const float* bias, int32_t activation,
-                                      float alpha, float* to, Range q, int64_t copied_from) const {
-  const float* phase = packed;
-  for (int64_t py = 0; py < phases_y; ++py) {
-    for (int64_t px = 0; px < phases_x; ++px) {
-      const Axis y = axis_y(py), x = axis_x(px);
-      if (y.taps * x.taps == 0) continue;
-      for (int64_t i = q.begin; i < std::min(q.end, y.count); ++i) {
-        DepthwiseArgs a{};
-        a.x = source + (i * y.stride + y.base - copied_from) * pitch() + (x.base + pad_left) * channels;
-        a.w = phase;
-        a.y = to + ((y.first + i * y.step) * to_width + x.first) * to_channels;
-        a.columns = x.count;
-        a.channels = channels;
-        a.x_step = x.stride * channels;
-        a.y_step = x.step * channels;
-        a.taps_up = y.taps;
-        a.taps_along = x.taps;
-        a.x_up = y.delta * pitch();
-        a.x_along = x.delta * channels;
-        a.bias = bias;
-        a.activation = activation;
-        a.alpha = alpha;
-        kernels().convolution.depthwise_row(a);
-      }
-      phase += y.taps * x.taps * packed_width();
-    }
   }
 }
 
@@ -209,55 +171,48 @@ void DirectCorrelation::run(const float* source, const float* packed, const floa
       const auto image_source = [&](int64_t i) {
         return padded ? copies + i * copy_size : source + (image + i) * source_size;
       };
-      if (depthwise) {
-        for (int64_t i = 0; i < count; ++i) {
-          run_depthwise(image_source(i), packed, bias, fused(activation), alpha, to + (image + i) * to_size, band,
-                        copied_from);
-        }
-      } else {
-        const float* phase = packed;
-        for (int64_t py = 0; py < phases_y; ++py) {
-          for (int64_t px = 0; px < phases_x; ++px) {
-            const Axis y = axis_y(py), x = axis_x(px);
-            const int64_t taps = y.taps * x.taps;
-            if (taps == 0) continue;
-            const int64_t rows_here = std::min(band.end, y.count) - band.begin;
-            const bool one_run = merged(x);
-            const int64_t along = one_run ? 1 : x.taps;
-            GemmArgs a{};
-            a.m = std::max<int64_t>(0, rows_here) * x.count;
-            a.k = one_run ? x.taps * depth : depth;
-            a.inner = std::max<int64_t>(1, x.count);
-            a.a_outer = y.stride * pitch();
-            a.a_row = x.stride * channels;
-            a.a_col = 1;
-            a.c_outer = y.step * to_width * to_channels;
-            a.c_row = x.step * to_channels;
-            a.batch = y.taps * along;
-            a.a_offset = a_offset;
-            a.b_offset = b_offset;
-            a.activation = fused(activation);
-            a.alpha = alpha;
-            for (int64_t e = 0; e < a.batch; ++e) {
-              a_offset[e] = e / along * y.delta * pitch() + e % along * x.delta * channels;
-            }
-            for (int64_t unit = units.begin; unit < units.end; ++unit) {
-              const int64_t group = unit / panels(), j = unit % panels() * panel;
-              a.n = std::min(panel, outputs - j);
-              a.b_row = round_up(a.n, lanes);
-              a.b = phase + taps * depth * (group * round_up(outputs, lanes) + j);
-              for (int64_t e = 0; e < a.batch; ++e) b_offset[e] = e * a.k * a.b_row;
-              a.bias = bias ? bias + group * outputs + j : nullptr;
-              for (int64_t i = 0; i < count; ++i) {
-                a.a = image_source(i) + (band.begin * y.stride + y.base - copied_from) * pitch() +
-                      (x.base + pad_left) * channels + group * depth;
-                a.c = to + (image + i) * to_size + group * outputs + j +
-                      ((y.first + band.begin * y.step) * to_width + x.first) * to_channels;
-                k.gemm(a);
-              }
-            }
-            phase += taps * packed_width();
+      const float* phase = packed;
+      for (int64_t py = 0; py < phases_y; ++py) {
+        for (int64_t px = 0; px < phases_x; ++px) {
+          const Axis y = axis_y(py), x = axis_x(px);
+          const int64_t taps = y.taps * x.taps;
+          if (taps == 0) continue;
+          const int64_t rows_here = std::min(band.end, y.count) - band.begin;
+          const bool one_run = merged(x);
+          const int64_t along = one_run ? 1 : x.taps;
+          GemmArgs a{};
+          a.m = std::max<int64_t>(0, rows_here) * x.count;
+          a.k = one_run ? x.taps * depth : depth;
+          a.inner = std::max<int64_t>(1, x.count);
+          a.a_outer = y.stride * pitch();
+          a.a_row = x.stride * channels;
+          a.a_col = 1;
+          a.c_outer = y.step * to_width * to_channels;
+          a.c_row = x.step * to_channels;
+          a.batch = y.taps * along;
+          a.a_offset = a_offset;
+          a.b_offset = b_offset;
+          a.activation = fused(activation);
+          a.alpha = alpha;
+          for (int64_t e = 0; e < a.batch; ++e) {
+            a_offset[e] = e / along * y.delta * pitch() + e % along * x.delta * channels;
           }
+          for (int64_t unit = units.begin; unit < units.end; ++unit) {
+            const int64_t group = unit / panels(), j = unit % panels() * panel;
+            a.n = std::min(panel, outputs - j);
+            a.b_row = round_up(a.n, lanes);
+            a.b = phase + taps * depth * (group * round_up(outputs, lanes) + j);
+            for (int64_t e = 0; e < a.batch; ++e) b_offset[e] = e * a.k * a.b_row;
+            a.bias = bias ? bias + group * outputs + j : nullptr;
+            for (int64_t i = 0; i < count; ++i) {
+              a.a = image_source(i) + (band.begin * y.stride + y.base - copied_from) * pitch() +
+                    (x.base + pad_left) * channels + group * depth;
+              a.c = to + (image + i) * to_size + group * outputs + j +
+                    ((y.first + band.begin * y.step) * to_width + x.first) * to_channels;
+              k.gemm(a);
+            }
+          }
+          phase += taps * packed_width();
         }
       }
       if (fused(activation) != activation) {  // forward only: one phase, all columns
@@ -273,13 +228,12 @@ void DirectCorrelation::run(const float* source, const float* packed, const floa
 DirectFilterGradient::DirectFilterGradient(const Conv2dGeometry& geometry, int64_t images)
     : g(geometry),
       source(geometry, false),
-      depthwise(source.depthwise),
       images_joined(1),
       depth(g.in_channels / g.groups),
       outputs(g.out_channels / g.groups),
       panel(kernels().gemm.panel_floats),
       lanes(kernels().vector_floats) {
-  if (!depthwise && bands() == 1) {
+  if (bands() == 1) {
     const int64_t by_length = kChainPixels / (g.out_height * g.out_width);
     const int64_t by_bytes = 2 * kBandFloats / (source.source_rows(g.out_height) * source.pitch());
     images_joined = std::clamp<int64_t>(std::min(by_length, by_bytes), 1, std::max<int64_t>(1, images));
@@ -295,10 +249,10 @@ void DirectFilterGradient::run(const float* x, const float* dy, float* dkernel, 
   const int64_t copy_size = copy_floats(), pitch = source.pitch();
   float* gradient = copies + (source.padded ? images_joined * copy_size : 0);
   const bool one_run = g.groups == 1 && (g.dilation_width == 1 || g.kernel_width == 1);
-  if (fresh && (depthwise || granule.size() <= 0)) {
+  if (fresh && granule.size() <= 0) {
     for (int64_t unit = units.begin; unit < units.end; ++unit) {
       const int64_t j = unit / panels() * outputs + unit % panels() * panel;
-      const int64_t n = depthwise ? g.out_channels : std::min(panel, outputs - unit % panels() * panel);
+      const int64_t n = std::min(panel, outputs - unit % panels() * panel);
       for (int64_t r = rows_of_kernel.begin; r < rows_of_kernel.end; ++r) {
         std::fill_n(dkernel + r * g.out_channels + j, n, 0.0f);
       }
@@ -319,27 +273,11 @@ void DirectFilterGradient::run(const float* x, const float* dy, float* dkernel, 
                          (y0 * g.stride_height - g.pad_top - copied_from) * pitch +
                          (source.pad_left - g.pad_left) * g.in_channels;
     const float* first_dy = dy + image * g.out_size() + y0 * g.out_width * g.out_channels;
-    if (depthwise) {
-      DepthwiseFilterArgs a{};
-      a.x = first;
-      a.dy = first_dy;
-      a.dw = dkernel;
-      a.rows = rows;
-      a.columns = g.out_width;
-      a.channels = g.out_channels;
-      a.x_row = g.stride_height * pitch;
-      a.x_step = g.stride_width * g.in_channels;
-      a.dy_row = g.out_width * g.out_channels;
-      a.taps_up = g.kernel_height;
-      a.taps_along = g.kernel_width;
-      a.x_up = g.dilation_height * pitch;
-      a.x_along = g.dilation_width * g.in_channels;
-      kernels().convolution.depthwise_filter(a);
-      continue;
-    }
-    // The gradient of each unit as one packed panel: images, rows, columns.
+    // The gradient of each unit as one packed panel: images, rows, columns. If one panel holds whole vectors of all
+    // channels, it lies there already.
     const int64_t pixels = rows * g.out_width;
-    for (int64_t unit = units.begin; unit < units.end; ++unit) {
+    const bool in_place = this->units() == 1 && g.out_channels % lanes == 0 && count == 1;
+    for (int64_t unit = units.begin; unit < units.end && !in_place; ++unit) {
       const int64_t group = unit / panels(), j = unit % panels() * panel, n = std::min(panel, outputs - j);
       float* to = gradient + (unit - units.begin) * images_joined * band_rows() * g.out_width * panel;
       for (int64_t i = 0; i < count; ++i) {
@@ -377,7 +315,8 @@ void DirectFilterGradient::run(const float* x, const float* dy, float* dkernel, 
           a.b_row = round_up(a.n, lanes);
           for (int64_t e = 0; e < a.batch; ++e) b_offset[e] = e * a.k * a.b_row;
           a.a = first + group * depth + (one_run ? 0 : run_begin / run_rows * g.dilation_height * pitch);
-          a.b = gradient + (unit - units.begin) * images_joined * band_rows() * g.out_width * panel;
+          a.b =
+              in_place ? first_dy : gradient + (unit - units.begin) * images_joined * band_rows() * g.out_width * panel;
           a.c = dkernel + run_begin * g.out_channels + group * outputs + j;
           k.gemm(a);
         }

@@ -1,4 +1,4 @@
-// Convolutions as matrix products read in place (direct), and depthwise ones, for any geometry.
+// Convolutions as matrix products read in place (direct), for any geometry.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +16,6 @@ inline constexpr int64_t kSmallWeights = 64 * 1024;
 inline constexpr int64_t kBlockImages = 8;  // most images that share one pass over the weights
 // Reduction order of backward_filter: sums over this many pixels are chains, then added up.
 inline constexpr int64_t kChainPixels = 512;
-
-bool is_depthwise(const Conv2dGeometry& g);
 
 // One axis of a correlation: output q in [0, count) stands at first + q * step and is the sum over taps t of source
 // q * stride + base + t * delta times the kernel at tap_first + t * tap_step.
@@ -41,7 +39,7 @@ class DirectCorrelation final : public Correlation {
   const char* name() const override;
   int64_t rows() const override { return q_rows; }
   int64_t row_pixels() const override { return to_width; }
-  int64_t units() const override { return depthwise ? 1 : g.groups * panels(); }
+  int64_t units() const override { return g.groups * panels(); }
   int64_t packed_size() const override { return round_up(std::max<int64_t>(1, taps_y * taps_x * packed_width()), 16); }
   int64_t scratch() const override { return table_floats() + (padded ? block_images() * copy_floats() : 0); }
   void pack(const float* kernel, float* packed, Range units) const override;
@@ -53,7 +51,6 @@ class DirectCorrelation final : public Correlation {
 
   Conv2dGeometry g;
   bool backward;
-  bool depthwise;
   int64_t height, width, channels;           // of the source
   int64_t to_height, to_width, to_channels;  // of the destination
   int64_t depth, outputs;                    // channels of one group: summed over, produced
@@ -77,15 +74,15 @@ class DirectCorrelation final : public Correlation {
   }
 
   // Units are the panels of all groups; every phase has the same.
-  int64_t panels() const { return depthwise ? 1 : (outputs + panel - 1) / panel; }
-  int64_t packed_width() const { return depthwise ? channels : g.groups * round_up(outputs, lanes) * depth; }
+  int64_t panels() const { return (outputs + panel - 1) / panel; }
+  int64_t packed_width() const { return g.groups * round_up(outputs, lanes) * depth; }
 
   // The channels that units [begin, end) produce.
   Range unit_channels(Range of) const {
     const auto first = [&](int64_t unit) {
       return unit == units() ? to_channels : unit / panels() * outputs + unit % panels() * panel;
     };
-    return depthwise ? Range{0, to_channels} : Range{first(of.begin), first(of.end)};
+    return {first(of.begin), first(of.end)};
   }
   // Taps along a row and their channels are one contiguous run of the source.
   bool merged(const Axis& x) const { return g.groups == 1 && (x.delta == 1 || x.taps == 1); }
@@ -114,8 +111,6 @@ class DirectCorrelation final : public Correlation {
   int64_t copy_floats() const { return round_up(source_rows(band_rows()) * pitch(), 16); }
 
   void copy_rows(const float* source, int64_t first, int64_t count, float* to) const;
-  void run_depthwise(const float* source, const float* packed, const float* bias, int32_t activation, float alpha,
-                     float* to, Range q, int64_t copied_from) const;
 };
 
 // backward_filter. A granule is what one chain sums over: a band of rows of one image, or several small images.
@@ -127,7 +122,7 @@ class DirectFilterGradient final : public FilterGradient {
   const char* name() const override { return source.name(); }
   int64_t granules(int64_t images) const override { return (images + images_joined - 1) / images_joined * bands(); }
   int64_t images_of_granule() const override { return images_joined; }
-  int64_t units() const override { return depthwise ? 1 : g.groups * panels(); }
+  int64_t units() const override { return g.groups * panels(); }
   int64_t rows() const override { return g.kernel_height * g.kernel_width * depth; }  // of the gradient matrix
   int64_t row_grain() const override { return kernels().gemm.tile_rows; }
   int64_t scratch(int64_t unit_count) const override {
@@ -139,7 +134,6 @@ class DirectFilterGradient final : public FilterGradient {
  private:
   Conv2dGeometry g;
   DirectCorrelation source;  // the forward one: its padding, pitch and copies
-  bool depthwise;
   int64_t images_joined;
   int64_t depth, outputs, panel, lanes;
 
@@ -156,7 +150,7 @@ class DirectFilterGradient final : public FilterGradient {
   int64_t table_floats() const { return round_up(4 * table_entries(), 16); }
   int64_t copy_floats() const { return round_up(source.source_rows(band_rows()) * source.pitch(), 16); }
   int64_t gradient_floats(int64_t unit_count) const {
-    return depthwise ? 0 : round_up(images_joined * band_rows() * g.out_width * panel * unit_count, 16);
+    return round_up(images_joined * band_rows() * g.out_width * panel * unit_count, 16);
   }
 };
 

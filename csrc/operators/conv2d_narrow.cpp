@@ -360,7 +360,6 @@ void NarrowFilterGradient::run(const float* x, const float* dy, float* dkernel, 
 }
 
 bool narrow_correlation_pays(const Conv2dGeometry& g, bool backward) {
-  if (is_depthwise(g)) return false;
   const int64_t outputs = (backward ? g.in_channels : g.out_channels) / g.groups;
   const int64_t depth = (backward ? g.out_channels : g.in_channels) / g.groups;
   if (outputs >= kernels().vector_floats) return false;
@@ -372,7 +371,7 @@ bool narrow_correlation_pays(const Conv2dGeometry& g, bool backward) {
 
 bool narrow_filter_gradient_pays(const Conv2dGeometry& g) {
   constexpr int64_t kMostFloats = 32 * 1024;  // of a kernel: one task sums all of it, hot in its cache
-  if (is_depthwise(g) || g.kernel_size() > kMostFloats) return false;
+  if (g.kernel_size() > kMostFloats) return false;
   const int64_t depth = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   if (outputs >= kernels().vector_floats) return false;
   const double pixels = double(g.out_height) * double(g.out_width);

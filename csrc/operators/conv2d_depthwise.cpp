@@ -1,0 +1,162 @@
+#include "conv2d_depthwise.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/kernel_table.hpp"
+#include "pointwise.hpp"
+
+namespace fastbn {
+namespace {
+
+// The taps t of output q of an axis whose source q * stride + base + t * delta lies in [0, extent).
+Range taps_inside(const Axis& axis, int64_t q, int64_t extent) {
+  const int64_t at = q * axis.stride + axis.base;
+  const int64_t begin = at >= 0 ? 0 : (-at + axis.delta - 1) / axis.delta;
+  const int64_t end = at >= extent ? 0 : (extent - 1 - at) / axis.delta + 1;
+  return {std::min(begin, axis.taps), std::clamp(end, std::min(begin, axis.taps), axis.taps)};
+}
+
+// Calls run(first, count, taps) for the columns of an axis from left to right: those with all their taps inside as one.
+template <class Run>
+void for_columns(const Axis& axis, int64_t extent, Run run) {
+  if (axis.count <= 0 || axis.taps <= 0) return;
+  const int64_t reach = axis.base + (axis.taps - 1) * axis.delta;
+  const int64_t first = std::min(axis.count, axis.base >= 0 ? 0 : (-axis.base + axis.stride - 1) / axis.stride);
+  const int64_t end = std::clamp(reach >= extent ? 0 : (extent - 1 - reach) / axis.stride + 1, first, axis.count);
+  for (int64_t q = 0; q < first; ++q) run(q, 1, taps_inside(axis, q, extent));
+  if (end > first) run(first, end - first, Range{0, axis.taps});
+  for (int64_t q = end; q < axis.count; ++q) run(q, 1, taps_inside(axis, q, extent));
+}
+
+}  // namespace
+
+bool is_depthwise(const Conv2dGeometry& g) {
+  return g.groups > 1 && g.groups == g.in_channels && g.groups == g.out_channels;
+}
+
+DepthwiseCorrelation::DepthwiseCorrelation(const Conv2dGeometry& geometry, bool backward_)
+    : g(geometry), backward(backward_) {
+  height = backward ? g.out_height : g.height;
+  width = backward ? g.out_width : g.width;
+  to_height = backward ? g.height : g.out_height;
+  to_width = backward ? g.width : g.out_width;
+  phases_y = backward ? std::min(g.stride_height, g.height) : 1;
+  phases_x = backward ? std::min(g.stride_width, g.width) : 1;
+  phase_rows = 0;
+  int64_t taps_y = 0, taps_x = 0;
+  for (int64_t p = 0; p < phases_y; ++p) {
+    phase_rows = std::max(phase_rows, axis_y(p).count);
+    taps_y += axis_y(p).taps;
+  }
+  for (int64_t p = 0; p < phases_x; ++p) taps_x += axis_x(p).taps;
+  taps = taps_y * taps_x;
+}
+
+// Phase by phase: (tap, channel).
+void DepthwiseCorrelation::pack(const float* kernel, float* packed, Range /*units*/) const {
+  for (int64_t py = 0; py < phases_y; ++py) {
+    for (int64_t px = 0; px < phases_x; ++px) {
+      const Axis y = axis_y(py), x = axis_x(px);
+      for (int64_t ty = 0; ty < y.taps; ++ty) {
+        for (int64_t tx = 0; tx < x.taps; ++tx) {
+          const int64_t tap = (y.tap_first + ty * y.tap_step) * g.kernel_width + x.tap_first + tx * x.tap_step;
+          std::memcpy(packed, kernel + tap * g.in_channels, static_cast<size_t>(g.in_channels) * sizeof(float));
+          packed += g.in_channels;
+        }
+      }
+    }
+  }
+}
+
+void DepthwiseCorrelation::run(const float* source, const float* packed, const float* bias, int32_t activation,
+                               float alpha, float* to, Range images, Range q, Range /*units*/,
+                               float* /*scratch*/) const {
+  const int64_t channels = g.in_channels, pitch = width * channels, to_pitch = to_width * channels;
+  DepthwiseArgs a{};
+  a.channels = channels;
+  a.x_up = 0;
+  a.bias = bias;
+  a.activation = fused(activation);
+  a.alpha = alpha;
+  for (int64_t image = images.begin; image < images.end; ++image) {
+    const float* from = source + image * height * pitch;
+    float* image_to = to + image * to_height * to_pitch;
+    for (int64_t i = q.begin; i < q.end; ++i) {
+      const float* phase = packed;
+      for (int64_t py = 0; py < phases_y; ++py) {
+        const Axis y = axis_y(py);
+        const Range up = taps_inside(y, i, height);
+        for (int64_t px = 0; px < phases_x; ++px) {
+          const Axis x = axis_x(px);
+          float* row = image_to + (y.first + i * y.step) * to_pitch + x.first * channels;
+          a.x_step = x.stride * channels;
+          a.y_step = x.step * channels;
+          a.taps_up = up.size();
+          a.x_up = y.delta * pitch;
+          a.x_along = x.delta * channels;
+          a.w_up = x.taps * channels;
+          const auto columns = [&](int64_t first, int64_t count, Range along) {
+            a.x = from + (i * y.stride + y.base + up.begin * y.delta) * pitch +
+                  (first * x.stride + x.base + along.begin * x.delta) * channels;
+            a.w = phase + (up.begin * x.taps + along.begin) * channels;
+            a.y = row + first * a.y_step;
+            a.columns = count;
+            a.taps_along = along.size();
+            kernels().convolution.depthwise_row(a);
+          };
+          if (i < y.count) {
+            if (x.taps > 0) {
+              for_columns(x, width, columns);
+            } else {
+              columns(0, x.count, Range{0, 0});
+            }
+          }
+          phase += y.taps * x.taps * channels;
+        }
+      }
+    }
+    if (a.activation != activation) {  // forward only: one phase
+      float* at = image_to + q.begin * to_pitch;
+      activation_forward({q.size() * to_width, channels, channels}, activation, alpha, at, at);
+    }
+  }
+}
+
+// A granule is a band of rows of one image; its sums are chains of their own, then added.
+void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkernel, int64_t /*images*/, Range granule,
+                                  Range /*units*/, Range /*rows*/, bool fresh, float* scratch) const {
+  const int64_t channels = g.in_channels, pitch = g.width * channels;
+  const Axis up = forward_axis(g.out_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top);
+  const Axis along = forward_axis(g.out_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left);
+  if (fresh) std::fill_n(dkernel, g.kernel_size(), 0.0f);
+  DepthwiseFilterArgs a{};
+  a.channels = channels;
+  a.x_step = along.stride * channels;
+  a.x_up = up.delta * pitch;
+  a.x_along = along.delta * channels;
+  a.dw_up = g.kernel_width * channels;
+  for (int64_t at = granule.begin; at < granule.end; ++at) {
+    const int64_t image = at / bands(), y0 = at % bands() * band_rows();
+    const float* from = x + image * g.in_size();
+    const float* gradient = dy + image * g.out_size();
+    std::fill_n(scratch, g.kernel_size(), 0.0f);
+    for (int64_t i = y0; i < std::min(g.out_height, y0 + band_rows()); ++i) {
+      const Range u = taps_inside(up, i, g.height);
+      if (u.size() <= 0) continue;
+      a.taps_up = u.size();
+      for_columns(along, g.width, [&](int64_t first, int64_t count, Range v) {
+        a.x = from + (i * up.stride + up.base + u.begin * up.delta) * pitch +
+              (first * along.stride + along.base + v.begin * along.delta) * channels;
+        a.dy = gradient + (i * g.out_width + first) * channels;
+        a.dw = scratch + (u.begin * g.kernel_width + v.begin) * channels;
+        a.columns = count;
+        a.taps_along = v.size();
+        kernels().convolution.depthwise_filter_row(a);
+      });
+    }
+    for (int64_t j = 0; j < g.kernel_size(); ++j) dkernel[j] += scratch[j];
+  }
+}
+
+}  // namespace fastbn
