@@ -17,7 +17,7 @@ constexpr int kFree = 31;
 #elif defined(__aarch64__)
 constexpr int kFree = 28;
 #elif FASTBN_HAS_FMA
-constexpr int kFree = 14;
+constexpr int kFree = 15;
 #else
 constexpr int kFree = 14;
 #endif

@@ -36,7 +36,8 @@ int64_t rows_within(int64_t rows, int64_t limit, FloatsOf floats_of) {
 
 // The cost model: cycles by the ports of a core that starts two multiply-adds, or two loads of which an unaligned
 // vector takes two, in a cycle; in units of one vector multiply-add.
-constexpr double kPlaneCost = 5;  // to or from planes, of a vector
+// Of a vector to or from one of so many planes: load, store, and a shuffle for each doubling of the planes.
+double plane_cost(int64_t planes) { return planes == 1 ? 1 : planes == 2 ? 2.5 : planes == 4 ? 4 : 6; }
 double load_bound(int64_t outputs) { return outputs == 1 ? 2.1 : outputs == 2 ? 1.2 : 1.0; }
 double direct_vectors(int64_t outputs) {
   const int64_t lanes = kernels().vector_floats;
@@ -146,9 +147,9 @@ int64_t NarrowCorrelation::scratch() const {
 
 double NarrowCorrelation::cost() const {
   const double lanes = kernels().vector_floats, plane_pixels = double(source.plane_rows(q_rows)) * double(source.pitch);
-  double cost = kPlaneCost / lanes *
-                (plane_pixels * double(source.stride_y * source.lines()) +
-                 double(to_height) * double(source.pitch * phases_x) * double(to_channels));
+  double cost = plane_pixels * double(source.stride_y * source.lines()) / lanes * plane_cost(source.lines()) +
+                double(to_height) * double(source.pitch * phases_x) * double(to_channels) / lanes *
+                    plane_cost(phases_x * to_channels);
   for (int64_t py = 0; py < phases_y; ++py) {
     for (int64_t px = 0; px < phases_x; ++px) {
       const Axis y = axis_y(py), x = axis_x(px);
@@ -293,10 +294,9 @@ double NarrowFilterGradient::cost() const {
   const double pixels = double(g.out_height) * double(source.pitch);
   const double sums = 3.0 * double(terms()) * double(g.out_channels) * double(bands());
   return pixels / lanes * double(terms()) * double(g.out_channels) * load_bound(outputs) + sums +
-         kPlaneCost / lanes *
-             (double(source.plane_rows(g.out_height)) * double(source.pitch) *
-                  double(source.stride_y * source.lines()) +
-              pixels * double(g.out_channels));
+         double(source.plane_rows(g.out_height)) * double(source.pitch) * double(source.stride_y * source.lines()) /
+             lanes * plane_cost(source.lines()) +
+         pixels * double(g.out_channels) / lanes * plane_cost(g.out_channels);
 }
 
 void NarrowFilterGradient::run(const float* x, const float* dy, float* dkernel, int64_t /*images*/, Range granule,
