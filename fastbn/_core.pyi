@@ -87,6 +87,17 @@ def conv2d_output_shape(
     padding: int,
     pads: _Pads,
 ) -> list[int]: ...
+def conv2d_algorithm(
+    x_shape: Sequence[int],
+    kernel_shape: Sequence[int],
+    strides: _Pair,
+    dilation: _Pair,
+    groups: int,
+    padding: int,
+    pads: _Pads,
+    algorithm: int,
+    pass_: int,
+) -> tuple[str, str]: ...
 def conv2d_forward(
     x: _F32,
     kernel: _F32,

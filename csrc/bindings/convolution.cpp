@@ -53,6 +53,20 @@ Shape conv2d_output_shape(const Shape& x, const Shape& kernel, Pair strides, Pai
   return output_shape(operands, d, x, kernel);
 }
 
+py::tuple conv2d_algorithm(const Shape& x, const Shape& kernel, Pair strides, Pair dilation, int64_t groups,
+                           int32_t padding, Pads pads, int32_t algorithm, int32_t pass) {
+  const Operands operands("conv2d_algorithm");
+  if (x.size() != 4 || kernel.size() != 4)
+    operands.invalid("x_shape and kernel_shape must have four axes",
+                     "x_shape=" + shape_text(x) + ", kernel_shape=" + shape_text(kernel));
+  const fbn_conv2d d = describe(x, kernel, strides, dilation, groups, padding, pads, FBN_LINEAR, 0, algorithm);
+  output_shape(operands, d, x, kernel);
+  const char* name = "";
+  char reason[512] = "";
+  check(fbn_conv2d_algorithm(&d, pass, &name, reason, sizeof reason));
+  return py::make_tuple(name, reason);
+}
+
 void conv2d_forward(const py::object& x, const py::object& kernel, const py::object& bias, const py::object& y,
                     Pair strides, Pair dilation, int64_t groups, int32_t padding, Pads pads, int32_t activation,
                     float alpha, int32_t algorithm) {
@@ -90,6 +104,9 @@ void conv2d_backward(const py::object& dy, const py::object& x, const py::object
 void register_convolution(py::module_& m) {
   m.def("conv2d_output_shape", &conv2d_output_shape, py::arg("x_shape"), py::arg("kernel_shape"), py::arg("strides"),
         py::arg("dilation"), py::arg("groups"), py::arg("padding"), py::arg("pads"));
+  m.def("conv2d_algorithm", &conv2d_algorithm, py::arg("x_shape"), py::arg("kernel_shape"), py::arg("strides"),
+        py::arg("dilation"), py::arg("groups"), py::arg("padding"), py::arg("pads"), py::arg("algorithm"),
+        py::arg("pass_"));
   m.def("conv2d_forward", &conv2d_forward, py::arg("x"), py::arg("kernel"), py::arg("bias"), py::arg("y"),
         py::arg("strides"), py::arg("dilation"), py::arg("groups"), py::arg("padding"), py::arg("pads"),
         py::arg("activation"), py::arg("alpha"), py::arg("algorithm"));

@@ -7,7 +7,6 @@ namespace py = pybind11;
 
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   using namespace fastbn_python;
-  if (fbn_isa_in_use() == nullptr) throw py::import_error(fbn_last_error());  // FASTBN_ISA names none that can run
   m.doc() = "The C interface of fastbn over NumPy arrays. Nothing is converted or copied.";
   register_runtime(m);
   register_convolution(m);

@@ -295,7 +295,7 @@ fbn_status fbn_batch_norm_forward(const fbn_batch_norm* d, const float* x, const
     require_array(operation, "y", y, size);
     require_array(operation, "mean", mean, d->channels);
     require_array(operation, "variance", variance, d->channels);
-    const Exec how = resolve_exec(operation, exec);
+    const Exec how = resolve_exec(operation, exec, [&] { return concatenate(d->rows, "x", d->channels); });
     Workspace workspace(operation, how);
     Statistics statistics(*d, x, workspace);
     const size_t storage = workspace.reserve<double>(d->channels * kBatchNormCoefficientArrays);
@@ -337,7 +337,7 @@ fbn_status fbn_batch_norm_inference(const fbn_batch_norm* d, const float* x, con
     require_array(operation, "variance", variance, d->channels);
     check_residual(operation, *d, residual, size);
     require_array(operation, "y", y, size);
-    const Exec how = resolve_exec(operation, exec);
+    const Exec how = resolve_exec(operation, exec, [&] { return concatenate(d->rows, "x", d->channels); });
     Workspace workspace(operation, how);
     const size_t storage = workspace.reserve<double>(d->channels * kBatchNormCoefficientArrays);
     if (workspace.commit()) return;
@@ -362,7 +362,7 @@ fbn_status fbn_batch_norm_partial(const fbn_batch_norm* d, const float* x, doubl
     require_array(operation, "x", x, size);
     require_array(operation, "mean", mean, d->channels);
     require_array(operation, "m2", m2, d->channels);
-    const Exec how = resolve_exec(operation, exec);
+    const Exec how = resolve_exec(operation, exec, [&] { return concatenate(d->rows, "x", d->channels); });
     Workspace workspace(operation, how);
     Statistics statistics(*d, x, workspace);
     if (workspace.commit()) return;
@@ -417,7 +417,7 @@ fbn_status fbn_batch_norm_backward(const fbn_batch_norm* d, const float* dy, con
     check_backward(operation, inputs, size);
     require(dresidual == nullptr || d->has_residual, operation,
             ": dresidual needs has_residual in the descriptor. Received: has_residual=0");
-    const Exec how = resolve_exec(operation, exec);
+    const Exec how = resolve_exec(operation, exec, [&] { return concatenate(d->rows, "x", d->channels); });
     Workspace workspace(operation, how);
     BackwardSums sums(inputs, workspace);
     const size_t storage = workspace.reserve<double>(d->channels * kBatchNormCoefficientArrays);
@@ -462,7 +462,7 @@ fbn_status fbn_batch_norm_backward_partial(const fbn_batch_norm* d, const float*
     check_backward(operation, inputs, size);
     require_array(operation, "sum_dy", sum_dy, d->channels);
     require_array(operation, "sum_dy_xc", sum_dy_xc, d->channels);
-    const Exec how = resolve_exec(operation, exec);
+    const Exec how = resolve_exec(operation, exec, [&] { return concatenate(d->rows, "x", d->channels); });
     Workspace workspace(operation, how);
     BackwardSums sums(inputs, workspace);
     const size_t storage = workspace.reserve<double>(d->channels * kBatchNormCoefficientArrays);
@@ -495,7 +495,7 @@ fbn_status fbn_batch_norm_backward_apply(const fbn_batch_norm* d, const float* d
             d->rows, ". Received: total_rows=", total_rows);
     require(dresidual == nullptr || d->has_residual, operation,
             ": dresidual needs has_residual in the descriptor. Received: has_residual=0");
-    const Exec how = resolve_exec(operation, exec);
+    const Exec how = resolve_exec(operation, exec, [&] { return concatenate(d->rows, "x", d->channels); });
     Workspace workspace(operation, how);
     const size_t storage = workspace.reserve<double>(d->channels * kBatchNormCoefficientArrays);
     if (workspace.commit()) return;

@@ -89,6 +89,21 @@ void Conv2dPlan::backward_bias(const float* dy, float* dbias, int64_t images) co
 
 namespace {
 
+std::string describe(const fbn_conv2d& d, const Conv2dGeometry& g) {
+  std::string text = concatenate(d.batch, "x", g.height, "x", g.width, "x", g.in_channels, " -> ", g.out_height, "x",
+                                 g.out_width, "x", g.out_channels, ", kernel ", g.kernel_height, "x", g.kernel_width);
+  if (g.stride_height * g.stride_width > 1) text += concatenate(", stride ", g.stride_height, "x", g.stride_width);
+  if (g.dilation_height * g.dilation_width > 1)
+    text += concatenate(", dilation ", g.dilation_height, "x", g.dilation_width);
+  if (g.groups > 1) text += concatenate(", groups ", g.groups);
+  return text;
+}
+
+std::string describe_pass(const char* name, const fbn_conv2d& d, const Conv2dGeometry& g, ConvPass pass) {
+  return concatenate(": ", name, algorithm_name(g, pass, d.algorithm), " (", algorithm_reason(g, pass, d.algorithm),
+                     ")");
+}
+
 // The tasks of one correlation over a batch; any cut gives the same bits.
 struct Split {
   int64_t images, rows, units;
@@ -140,13 +155,31 @@ fbn_status fbn_conv2d_output_size(const fbn_conv2d* d, int64_t* out_height, int6
   });
 }
 
+fbn_status fbn_conv2d_algorithm(const fbn_conv2d* d, int32_t pass, const char** name, char* reason, size_t capacity) {
+  return guard([&] {
+    const char* operation = "conv2d_algorithm";
+    require_descriptor(operation, d);
+    require(pass >= FBN_CONV2D_FORWARD && pass <= FBN_CONV2D_BACKWARD_FILTER, operation,
+            ": pass must be a fbn_conv2d_pass. Received: ", pass);
+    const Conv2dGeometry g = resolve_conv2d(operation, *d);
+    const ConvPass which = static_cast<ConvPass>(pass);
+    const std::string why = algorithm_reason(g, which, d->algorithm);
+    if (name != nullptr) *name = algorithm_name(g, which, d->algorithm);
+    if (reason != nullptr && capacity > 0) {
+      const size_t size = why.copy(reason, capacity - 1);
+      reason[size] = '\0';
+    }
+  });
+}
+
 fbn_status fbn_conv2d_forward(const fbn_conv2d* d, const float* x, const float* kernel, const float* bias, float* y,
                               const fbn_exec* exec) {
   return guard([&] {
     const char* operation = "conv2d_forward";
     require_descriptor(operation, d);
     const Conv2dGeometry g = resolve_conv2d(operation, *d);
-    const Exec run = resolve_exec(operation, exec);
+    const Exec run =
+        resolve_exec(operation, exec, [&] { return describe(*d, g) + describe_pass("", *d, g, ConvPass::forward); });
     const int64_t images = d->batch;
     if (!run.workspace_query) {
       require_array(operation, "x", x, images * g.in_size());
@@ -178,7 +211,12 @@ fbn_status fbn_conv2d_backward(const fbn_conv2d* d, const float* dy, const float
     const char* operation = "conv2d_backward";
     require_descriptor(operation, d);
     const Conv2dGeometry g = resolve_conv2d(operation, *d);
-    const Exec run = resolve_exec(operation, exec);
+    const Exec run = resolve_exec(operation, exec, [&] {
+      std::string text = describe(*d, g);
+      if (dx) text += describe_pass("dx ", *d, g, ConvPass::backward_data);
+      if (dkernel) text += describe_pass("dkernel ", *d, g, ConvPass::backward_filter);
+      return text;
+    });
     const int64_t images = d->batch;
     const bool through = d->activation != FBN_LINEAR;
     if (!run.workspace_query) {

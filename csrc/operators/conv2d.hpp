@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 namespace fastbn {
 
@@ -25,6 +26,16 @@ struct Conv2dGeometry {
 
 // Throws INVALID_VALUE, naming `operation`. The batch is checked (>= 0) but not kept.
 Conv2dGeometry resolve_conv2d(const char* operation, const fbn_conv2d& d);
+
+enum class ConvPass {
+  forward = FBN_CONV2D_FORWARD,
+  backward_data = FBN_CONV2D_BACKWARD_DATA,
+  backward_filter = FBN_CONV2D_BACKWARD_FILTER
+};
+
+// The kernel that a pass gets, and why no better one.
+const char* algorithm_name(const Conv2dGeometry& g, ConvPass pass, int32_t algorithm);
+std::string algorithm_reason(const Conv2dGeometry& g, ConvPass pass, int32_t algorithm);
 
 class Conv2dPlan {
  public:

@@ -209,6 +209,8 @@ struct Grid {
   Range column_range(int64_t task) const { return part_of(columns, column_parts, task / row_parts, grain); }
 };
 
+std::string describe(const fbn_dense& d) { return concatenate(d.rows, "x", d.in_features, " -> ", d.out_features); }
+
 }  // namespace
 }  // namespace fastbn
 
@@ -219,7 +221,7 @@ fbn_status fbn_dense_forward(const fbn_dense* d, const float* x, const float* ke
   return guard([&] {
     const char* operation = "dense_forward";
     validate(operation, d);
-    const Exec run = resolve_exec(operation, exec);
+    const Exec run = resolve_exec(operation, exec, [&] { return describe(*d); });
     if (!run.workspace_query) {
       require_array(operation, "x", x, d->rows * d->in_features);
       require_array(operation, "kernel", kernel, d->rows > 0 ? d->in_features * d->out_features : 0);
@@ -248,7 +250,7 @@ fbn_status fbn_dense_backward(const fbn_dense* d, const float* dy, const float* 
   return guard([&] {
     const char* operation = "dense_backward";
     validate(operation, d);
-    const Exec run = resolve_exec(operation, exec);
+    const Exec run = resolve_exec(operation, exec, [&] { return describe(*d); });
     const bool through = d->activation != FBN_LINEAR;
     if (!run.workspace_query) {
       require_array(operation, "dy", dy, d->rows * d->out_features);

@@ -34,7 +34,7 @@ namespace {
 // Runs body(first_row, rows) over parts of the rows.
 template <class Body>
 void run_rows(const char* operation, int64_t rows, int64_t columns, double work, const fbn_exec* exec, Body body) {
-  const Exec how = resolve_exec(operation, exec);
+  const Exec how = resolve_exec(operation, exec, [&] { return concatenate(rows, "x", columns); });
   Workspace workspace(operation, how);
   if (workspace.commit()) return;
   const int64_t tasks = task_count(rows * columns);

@@ -125,7 +125,7 @@ fbn_status fbn_optimizer_update(const fbn_optimizer* d, int64_t iteration, int64
     const int count = optimizer_slot_count(*d);
     require_array(operation, "slots", slots, count);
     for (int i = 0; i < count; ++i) require_array(operation, optimizer_slot_name(*d, i), slots[i], size);
-    const Exec how = resolve_exec(operation, exec);
+    const Exec how = resolve_exec(operation, exec, [&] { return std::to_string(size); });
     Workspace workspace(operation, how);
     if (workspace.commit()) return;
 

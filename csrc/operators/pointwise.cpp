@@ -70,7 +70,7 @@ double activation_work(int32_t activation, int64_t size) {
 template <class Body>
 void run_matrix(const char* operation, int32_t activation, int64_t rows, int64_t columns, const fbn_exec* exec,
                 Body body) {
-  const Exec how = resolve_exec(operation, exec);
+  const Exec how = resolve_exec(operation, exec, [&] { return concatenate(rows, "x", columns); });
   Workspace workspace(operation, how);
   if (workspace.commit()) return;
   const int64_t size = rows * columns, tasks = task_count(size);
@@ -100,7 +100,7 @@ void run_dropout(const char* operation, double rate, uint64_t seed, int64_t size
   checked_product(operation, {size});
   require_array(operation, x_name, x, size);
   require_array(operation, y_name, y, size);
-  const Exec how = resolve_exec(operation, exec);
+  const Exec how = resolve_exec(operation, exec, [&] { return std::to_string(size); });
   Workspace workspace(operation, how);
   if (workspace.commit()) return;
   const int64_t tasks = task_count(size);

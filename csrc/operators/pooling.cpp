@@ -118,11 +118,11 @@ void global_avg_pool2d_backward(int64_t pixels, int64_t channels, const float* d
 namespace {
 
 // Runs body(image, begin, end) over strips of the `height` rows of each image; `elements`: of one image, the larger
-// side.
-template <class Body>
-void run_strips(const char* operation, int64_t images, int64_t height, int64_t elements, const fbn_exec* exec,
-                Body body) {
-  const Exec how = resolve_exec(operation, exec);
+// side. describe() names the shape.
+template <class Describe, class Body>
+void run_strips(const char* operation, Describe describe, int64_t images, int64_t height, int64_t elements,
+                const fbn_exec* exec, Body body) {
+  const Exec how = resolve_exec(operation, exec, describe);
   Workspace workspace(operation, how);
   if (workspace.commit()) return;
   const int64_t strips = std::clamp<int64_t>(task_count(elements), 1, height);
@@ -131,6 +131,13 @@ void run_strips(const char* operation, int64_t images, int64_t height, int64_t e
     body(i / strips, rows.begin, rows.end);
   };
   execute(how, {Phase{images * strips, task}}, static_cast<double>(images * elements) * 8);
+}
+
+auto shape_of(const fbn_pool2d& d) {
+  return [&d] {
+    return concatenate(d.batch, "x", d.height, "x", d.width, "x", d.channels, ", window ", d.pool_height, "x",
+                       d.pool_width, ", stride ", d.stride_height, "x", d.stride_width);
+  };
 }
 
 Pool2dGeometry resolve(const char* operation, const fbn_pool2d* d) {
@@ -168,7 +175,7 @@ fbn_status fbn_max_pool2d_forward(const fbn_pool2d* d, const float* x, float* y,
     const Pool2dGeometry g = resolve(operation, d);
     require_array(operation, "x", x, d->batch * g.in_size());
     require_array(operation, "y", y, d->batch * g.out_size());
-    run_strips(operation, d->batch, g.out_height, std::max(g.in_size(), g.out_size()), exec,
+    run_strips(operation, shape_of(*d), d->batch, g.out_height, std::max(g.in_size(), g.out_size()), exec,
                [&](int64_t i, int64_t begin, int64_t end) {
                  kernels().pooling.max_forward(kernel_shape(g), x + i * g.in_size(), 0, y + i * g.out_size(),
                                                offset_index(index, i * g.index_bytes()), g.wide_index, begin, end);
@@ -184,7 +191,7 @@ fbn_status fbn_max_pool2d_backward(const fbn_pool2d* d, const float* dy, const v
     require_array(operation, "dy", dy, d->batch * g.out_size());
     require_array(operation, "index", index, d->batch * g.out_size());
     require_array(operation, "dx", dx, d->batch * g.in_size());
-    run_strips(operation, d->batch, g.height, std::max(g.in_size(), g.out_size()), exec,
+    run_strips(operation, shape_of(*d), d->batch, g.height, std::max(g.in_size(), g.out_size()), exec,
                [&](int64_t i, int64_t begin, int64_t end) {
                  kernels().pooling.max_backward(kernel_shape(g), dy + i * g.out_size(),
                                                 offset_index(index, i * g.index_bytes()), g.wide_index, nullptr,
@@ -199,7 +206,7 @@ fbn_status fbn_avg_pool2d_forward(const fbn_pool2d* d, const float* x, float* y,
     const Pool2dGeometry g = resolve(operation, d);
     require_array(operation, "x", x, d->batch * g.in_size());
     require_array(operation, "y", y, d->batch * g.out_size());
-    run_strips(operation, d->batch, g.out_height, std::max(g.in_size(), g.out_size()), exec,
+    run_strips(operation, shape_of(*d), d->batch, g.out_height, std::max(g.in_size(), g.out_size()), exec,
                [&](int64_t i, int64_t begin, int64_t end) {
                  kernels().pooling.average_forward(kernel_shape(g), x + i * g.in_size(), y + i * g.out_size(), begin,
                                                    end);
@@ -213,7 +220,7 @@ fbn_status fbn_avg_pool2d_backward(const fbn_pool2d* d, const float* dy, float* 
     const Pool2dGeometry g = resolve(operation, d);
     require_array(operation, "dy", dy, d->batch * g.out_size());
     require_array(operation, "dx", dx, d->batch * g.in_size());
-    run_strips(operation, d->batch, g.height, std::max(g.in_size(), g.out_size()), exec,
+    run_strips(operation, shape_of(*d), d->batch, g.height, std::max(g.in_size(), g.out_size()), exec,
                [&](int64_t i, int64_t begin, int64_t end) {
                  kernels().pooling.average_backward(kernel_shape(g), dy + i * g.out_size(), dx + i * g.in_size(), begin,
                                                     end);
@@ -228,9 +235,11 @@ fbn_status fbn_global_avg_pool2d_forward(int64_t batch, int64_t pixels, int64_t 
     const int64_t size = check_global(operation, batch, pixels, channels);
     require_array(operation, "x", x, size);
     require_array(operation, "y", y, batch * channels);
-    run_strips(operation, batch, 1, pixels * channels, exec, [&](int64_t i, int64_t, int64_t) {
-      global_avg_pool2d_forward(pixels, channels, x + i * pixels * channels, y + i * channels, 1);
-    });
+    run_strips(
+        operation, [&] { return concatenate(batch, "x", pixels, "x", channels); }, batch, 1, pixels * channels, exec,
+        [&](int64_t i, int64_t, int64_t) {
+          global_avg_pool2d_forward(pixels, channels, x + i * pixels * channels, y + i * channels, 1);
+        });
   });
 }
 
@@ -241,8 +250,10 @@ fbn_status fbn_global_avg_pool2d_backward(int64_t batch, int64_t pixels, int64_t
     const int64_t size = check_global(operation, batch, pixels, channels);
     require_array(operation, "dy", dy, batch * channels);
     require_array(operation, "dx", dx, size);
-    run_strips(operation, batch, 1, pixels * channels, exec, [&](int64_t i, int64_t, int64_t) {
-      global_avg_pool2d_backward(pixels, channels, dy + i * channels, dx + i * pixels * channels, 1);
-    });
+    run_strips(
+        operation, [&] { return concatenate(batch, "x", pixels, "x", channels); }, batch, 1, pixels * channels, exec,
+        [&](int64_t i, int64_t, int64_t) {
+          global_avg_pool2d_backward(pixels, channels, dy + i * channels, dx + i * pixels * channels, 1);
+        });
   });
 }

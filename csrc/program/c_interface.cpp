@@ -13,6 +13,9 @@ void require_pointer(const char* operation, const void* pointer, const char* nam
   require(pointer != nullptr, operation, ": ", name, " must not be NULL. Received: NULL");
 }
 
+// What a replay will say of itself begins empty: how many samples it has is known there.
+std::string rows_come_later() { return {}; }
+
 // A layer with the nested descriptors' sizes, which callers need not set, filled in.
 fbn_layer completed(const fbn_layer& layer) {
   fbn_layer copy = layer;
@@ -93,7 +96,7 @@ fbn_status fbn_program_train(fbn_program* program, const void* x, const void* y,
   return guard([&] {
     require_pointer("train", program, "program");
     if (n > 0) require_pointer("train", x, "x"), require_pointer("train", y, "y");
-    program->program.train(x, y, index, n, result, resolve_exec("train", exec));
+    program->program.train(x, y, index, n, result, resolve_exec("train", exec, rows_come_later));
   });
 }
 
@@ -102,7 +105,7 @@ fbn_status fbn_program_evaluate(fbn_program* program, const void* x, const void*
   return guard([&] {
     require_pointer("evaluate", program, "program");
     if (n > 0) require_pointer("evaluate", x, "x"), require_pointer("evaluate", y, "y");
-    program->program.evaluate(x, y, index, n, result, resolve_exec("evaluate", exec));
+    program->program.evaluate(x, y, index, n, result, resolve_exec("evaluate", exec, rows_come_later));
   });
 }
 
@@ -111,7 +114,8 @@ fbn_status fbn_program_predict(fbn_program* program, const void* x, const int64_
   return guard([&] {
     require_pointer("predict", program, "program");
     if (n > 0) require_pointer("predict", x, "x"), require_pointer("predict", out, "out");
-    program->program.predict(program->program.output(), x, index, n, out, resolve_exec("predict", exec));
+    program->program.predict(program->program.output(), x, index, n, out,
+                             resolve_exec("predict", exec, rows_come_later));
   });
 }
 
@@ -120,7 +124,7 @@ fbn_status fbn_program_node_output(fbn_program* program, int32_t node, const voi
   return guard([&] {
     require_pointer("node_output", program, "program");
     if (n > 0) require_pointer("node_output", x, "x"), require_pointer("node_output", out, "out");
-    program->program.predict(node, x, index, n, out, resolve_exec("node_output", exec));
+    program->program.predict(node, x, index, n, out, resolve_exec("node_output", exec, rows_come_later));
   });
 }
 

@@ -5,6 +5,7 @@
 
 #include "operators/conv2d.hpp"
 #include "runtime/status.hpp"
+#include "runtime/verbose.hpp"
 
 namespace fastbn {
 
@@ -140,7 +141,9 @@ std::unique_ptr<Plan> Planner::make() {
 }
 
 std::unique_ptr<Plan> make_plan(const PlanRequest& request, ParameterStore& store) {
-  return Planner(request, store).make();
+  auto plan = Planner(request, store).make();
+  if (verbose()) say(summary(request, *plan));
+  return plan;
 }
 
 }  // namespace fastbn

@@ -197,7 +197,11 @@ void Program::replay(Replayable& target, Run& run, const Exec& exec) {
     runners.push_back({&run, &phase});
     phases.push_back({plan.tasks(phase, run.batch), TaskRef(runners.back())});
   }
-  execute(exec, phases, plan.work_fixed + plan.work_per_sample * static_cast<double>(run.batch));
+  const double work = plan.work_fixed + plan.work_per_sample * static_cast<double>(run.batch);
+  if (exec.description.empty()) return execute(exec, phases, work);
+  Exec described = exec;
+  described.description += concatenate(run.batch, run.batch == 1 ? " sample" : " samples");
+  execute(described, phases, work);
 }
 
 void Program::sum_losses(const Plan& plan, const Run& run, fbn_step_result& result) const {

@@ -3,6 +3,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "kernels/kernel_table.hpp"
+#include "operators/conv2d.hpp"
 #include "planner.hpp"
 #include "runtime/status.hpp"
 
@@ -78,6 +80,33 @@ std::string describe(const Plan& plan, const Graph& graph) {
       text +=
           concatenate("  ", segment.whole_chunk ? "the whole chunk" : concatenate("blocks of ", segment.block), ":\n");
       steps_of(static_cast<size_t>(segment.last_step - segment.first_step) + 1, "    ");
+    }
+  }
+  return text;
+}
+
+std::string summary(const PlanRequest& request, const Plan& plan) {
+  static constexpr const char* kModes[] = {"train", "evaluate", "predict"};
+  size_t phases = 0;
+  for (const PhasePlan& phase : plan.phases) phases += phase.steps.empty() ? 0 : 1;
+  std::string text =
+      concatenate(kModes[static_cast<int>(request.mode)], " plan for up to ", plan.capacity, " samples, ",
+                  kernels().name, ": ", plan.steps.size(), " steps in ", phases, " phases, chunks of ", plan.chunk,
+                  ", ", bytes_text(plan.arena_bytes), " for the batch, ", bytes_text(plan.lane_bytes), " a thread");
+  constexpr struct {
+    const char* operation;
+    ConvPass pass;
+  } kPasses[] = {{"forward", ConvPass::forward},
+                 {"backward_data", ConvPass::backward_data},
+                 {"backward_filter", ConvPass::backward_filter}};
+  for (const Step& step : plan.steps) {
+    if (step.node < 0 || request.graph->node(step.node).layer.kind != FBN_LAYER_CONV2D) continue;
+    const Node& node = request.graph->node(step.node);
+    const Conv2dGeometry g = resolve_conv2d(node.name.c_str(), node.layer.conv);
+    for (const auto& p : kPasses) {
+      if (std::strcmp(step.operation, p.operation) == 0)
+        text += concatenate("; ", node.name, " ", p.operation, ": ", step.note, " (",
+                            algorithm_reason(g, p.pass, request.conv_algorithm), ")");
     }
   }
   return text;

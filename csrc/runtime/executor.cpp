@@ -12,6 +12,7 @@
 #include <chrono>
 #include <climits>
 #include <condition_variable>
+#include <cstdio>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -288,7 +289,9 @@ void run_lane(Region& r, int lane, int present) {
 // No variable is shared with the region: the lanes read everything through `published`.
 void open_region(int lanes) {
 #pragma omp parallel num_threads(lanes)
-  { run_lane(*published.load(std::memory_order_acquire), omp_get_thread_num(), omp_get_num_threads()); }
+  {
+    run_lane(*published.load(std::memory_order_acquire), omp_get_thread_num(), omp_get_num_threads());
+  }
 }
 
 // A thread that survived a fork has a dead OpenMP team, and a region that it opens hangs under libgomp. A fresh thread
@@ -360,19 +363,36 @@ bool run_region(int lanes, std::span<const Phase> phases, Interruption& interrup
 }
 #endif  // FASTBN_OPENMP
 
-void run(const Exec& exec, std::span<const Phase> phases, double work, Interruption& interruption) {
+// How a call ran: on how many lanes and, on one, why.
+struct Ran {
+  int lanes;
+  const char* why;
+};
+
+Ran run(const Exec& exec, std::span<const Phase> phases, double work, Interruption& interruption) {
   int64_t most_tasks = 0;
   for (const Phase& phase : phases) most_tasks = std::max(most_tasks, phase.tasks);
   const double set = serial_threshold.load(std::memory_order_relaxed);
   const double lane_work = set < 0 ? kLaneWork : set / 2;
   double lanes = static_cast<double>(std::min<int64_t>(exec.lanes, most_tasks));
   if (work < lanes * lane_work) lanes = work / lane_work;
-  if (lanes < 2 || inside_task) return run_serial(phases, interruption);
-  if (exec.parallel_for != nullptr) return run_host(exec, phases, interruption);
+  const auto serial = [&](const char* why) {
+    run_serial(phases, interruption);
+    return Ran{1, exec.lanes > 1 ? why : ""};
+  };
+  if (inside_task) return serial(" (inside another call)");
+  if (lanes < 2) return serial(" (too little work for more)");
+  if (exec.parallel_for != nullptr) {
+    run_host(exec, phases, interruption);
+    return {exec.lanes, " (the host's)"};
+  }
 #if FASTBN_OPENMP
-  if (!omp_in_parallel() && run_region(static_cast<int>(lanes), phases, interruption)) return;
+  if (omp_in_parallel()) return serial(" (inside a parallel region)");
+  if (run_region(static_cast<int>(lanes), phases, interruption)) return {static_cast<int>(lanes), ""};
+  return serial(" (another call has the others)");
+#else
+  return serial(" (built without OpenMP)");
 #endif
-  run_serial(phases, interruption);
 }
 
 }  // namespace
@@ -406,7 +426,17 @@ Exec resolve_exec(const char* operation, const fbn_exec* exec) {
 
 void execute(const Exec& exec, std::span<const Phase> phases, double work) {
   Interruption interruption(exec);
-  run(exec, phases, work, interruption);
+  if (exec.description.empty()) {
+    run(exec, phases, work, interruption);
+  } else {
+    const auto start = std::chrono::steady_clock::now();
+    const Ran ran = run(exec, phases, work, interruption);
+    const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
+    char time[32];
+    std::snprintf(time, sizeof time, "%.3f ms", taken.count());
+    say(concatenate(exec.description, ", ", kernels().name, ", ", ran.lanes, ran.lanes == 1 ? " thread" : " threads",
+                    ran.why, ", ", time));
+  }
   if (interruption.wanted()) fail(FBN_INTERRUPTED, "fastbn: interrupted by the host");
 }
 

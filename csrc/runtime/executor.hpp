@@ -12,7 +12,10 @@
 #include <cstdint>
 #include <initializer_list>
 #include <span>
+#include <string>
 #include <type_traits>
+
+#include "verbose.hpp"
 
 namespace fastbn {
 
@@ -21,8 +24,8 @@ class TaskRef {
  public:
   TaskRef() = default;
   template <class Body>
-  requires(!std::is_same_v<std::remove_cvref_t<Body>, TaskRef>)
-      TaskRef(Body&& body)  // NOLINT: implicit on purpose, it is a parameter type
+    requires(!std::is_same_v<std::remove_cvref_t<Body>, TaskRef>)
+  TaskRef(Body&& body)  // NOLINT: implicit on purpose, it is a parameter type
       : object_(const_cast<void*>(static_cast<const void*>(&body))), call_([](void* object, int64_t task, int lane) {
           (*static_cast<std::remove_reference_t<Body>*>(object))(task, lane);
         }) {}
@@ -48,9 +51,18 @@ struct Exec {
   size_t* workspace_query = nullptr;
   int32_t (*interrupted)(void*) = nullptr;
   void* interrupted_host = nullptr;
+  std::string description;  // operator, shape, kernel; not empty: execute() says it, with threads and time
 };
 
 Exec resolve_exec(const char* operation, const fbn_exec* exec);
+
+// The same with a description, which is made only where FASTBN_VERBOSE asks for it.
+template <class Describe>
+Exec resolve_exec(const char* operation, const fbn_exec* exec, Describe&& describe) {
+  Exec result = resolve_exec(operation, exec);
+  if (verbose() && result.workspace_query == nullptr) result.description = operation + (" " + describe());
+  return result;
+}
 
 // `work` is the estimated cost of all phases in floating-point operations or bytes (whichever is larger);
 // below a measured threshold everything runs on the calling thread. Throws INTERRUPTED where the host asked for an end:

@@ -6,7 +6,15 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line: the entry point of `fastbn` and of `python -m fastbn`."""
+    """Run the command line: the entry point of `fastbn` and of `python -m fastbn`.
+
+    A setting in the environment that nothing can run with ends every command with one line.
+    """
     from fastbn.cli.app import app
 
-    app(prog_name="fastbn")
+    try:
+        app(prog_name="fastbn")
+    except ValueError as error:
+        if not str(error).startswith("FASTBN_"):
+            raise
+        raise SystemExit(f"fastbn: {error}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastbn.costs._ceilings import Ceilings, ceilings, known_ceilings, measure_ceilings
 from fastbn.costs._predict import measure_rates
 from fastbn.costs._table import CostRow, CostTable, Operation, Part
+from fastbn.costs._torch import from_torch
 
 __all__ = [
     "Ceilings",
@@ -13,6 +14,7 @@ __all__ = [
     "Operation",
     "Part",
     "ceilings",
+    "from_torch",
     "known_ceilings",
     "measure_ceilings",
     "measure_rates",

@@ -198,7 +198,7 @@ def with_bounds(table: CostTable, bounds: Ceilings | None, crossing: int) -> Cos
             operation,
             part=replace(
                 part,
-                compute_seconds=part.multiply_adds / bounds.multiply_adds,
+                compute_seconds=operation.multiplied / bounds.multiply_adds,
                 l2_seconds=part.bytes_block / bounds.l2_bytes,
                 memory_seconds=part.bytes_crossing / beyond,
             ),

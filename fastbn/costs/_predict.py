@@ -3,8 +3,8 @@
 seconds of an operation = a multiply-adds + b bytes in the block + c bytes that cross + d calls
 
 with a, b, c, d >= 0 for each kind of operation. They are the kernels' own ceilings: measured once for this machine, on
-reference networks, and kept beside the other ceilings. Multiply-adds count with the vector lanes that stay empty.
-No network has constants of its own.
+reference networks, and kept beside the other ceilings. Multiply-adds are those that the algorithm does, with the vector
+lanes that stay empty. No network has constants of its own.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ def _features(table: CostTable, row: CostRow, operation: Operation) -> list[floa
     width = row.output_shape[-1] if row.output_shape else 1
     if operation.name == "backward_data" and row.fan_in_shape:
         width = row.fan_in_shape[-1]
-    lanes = _padded(width, table.vector_floats) if part.multiply_adds else 1.0
-    return [part.multiply_adds * lanes, part.bytes_block, part.bytes_crossing, part.calls]
+    channels_in_lanes = part.multiply_adds and operation.note != "narrow"  # whose lanes hold pixels
+    lanes = _padded(width, table.vector_floats) if channels_in_lanes else 1.0
+    return [operation.multiplied * lanes, part.bytes_block, part.bytes_crossing, part.calls]
 
 
 def _keys(row: CostRow, operation: Operation) -> tuple[str, str]:

@@ -20,6 +20,12 @@ DIRECTIONS = ("forward", "backward", "update")
 #: A row that reaches less than this part of its roofline is bound by neither arithmetic nor bytes.
 LATENCY_BELOW = 0.2
 
+#: Of a 3x3 convolution's multiply-adds, those that each of Winograd's kernels does: F(4x4,3x3) multiplies 36 numbers
+#: for 16 outputs of 9 products each, F(2x2,3x3) 16 for 4. Its transforms add and multiply by constants; not counted.
+MULTIPLIED = {"winograd4": 36 / (16 * 9), "winograd2": 16 / (4 * 9)}
+#: Beside the GFLOP/s of rows that multiply less than their multiply-adds say.
+WINOGRAD_SIGN = "*"
+
 
 @dataclass(frozen=True)
 class Part:
@@ -120,6 +126,11 @@ class Operation:
     note: str  # the algorithm, or what else happens here
     part: Part
 
+    @property
+    def multiplied(self) -> float:
+        """Multiply-adds that the algorithm does: `part.multiply_adds` counts those of the definition."""
+        return self.part.multiply_adds * MULTIPLIED.get(self.note, 1.0)
+
 
 @dataclass(frozen=True)
 class CostRow:
@@ -161,6 +172,19 @@ class CostRow:
         return any(operation.note == "updated here" for operation in self.operations)
 
     @property
+    def multiplied(self) -> float:
+        """Multiply-adds that the algorithms do."""
+        return sum(operation.multiplied for operation in self.operations)
+
+    def multiplied_in(self, direction: str) -> float:
+        """Multiply-adds that the algorithms of one direction do."""
+        return sum(operation.multiplied for operation in self.operations if operation.direction == direction)
+
+    @property
+    def multiplies_less(self) -> bool:
+        return any(operation.note in MULTIPLIED for operation in self.operations)
+
+    @property
     def total(self) -> Part:
         if self.kind == "overhead":
             return Part(seconds=self.overhead_seconds, spread=self.overhead_spread)
@@ -182,13 +206,15 @@ class CostRow:
             "output_shape": list(self.output_shape),
             "parameters": self.parameters,
             "updates_inside": self.updates_inside,
+            "multiplied": self.multiplied,
             "share": self.share,
             "total": self.total.to_dict(),
         }
         for name in DIRECTIONS:
             out[name] = self.direction(name).to_dict()
         out["operations"] = [
-            {"name": o.name, "direction": o.direction, "phase": o.phase, "note": o.note} | o.part.to_dict()
+            {"name": o.name, "direction": o.direction, "phase": o.phase, "note": o.note, "multiplied": o.multiplied}
+            | o.part.to_dict()
             for o in self.operations
         ]
         return out
@@ -214,6 +240,7 @@ class CostTable(Sequence["CostRow"]):
     timed_step_seconds: float | None = None  # with timing on
     replays: int = 0
     ceilings: Ceilings | None = None
+    uncounted: tuple[str, ...] = ()  # of another framework's model: what has no counts here
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -292,6 +319,7 @@ class CostTable(Sequence["CostRow"]):
         measured = ("step_seconds", "step_spread", "timed_step_seconds", "replays")
         return {
             **{name: getattr(self, name) for name in (*plain, *measured, *derived)},
+            "uncounted": list(self.uncounted),
             "ceilings": None if self.ceilings is None else asdict(self.ceilings),
             "total": self.total.to_dict(),
             "rows": [row.to_dict() for row in self.rows],
@@ -345,14 +373,27 @@ class CostTable(Sequence["CostRow"]):
             table.add_section()
             table.add_row(*map(escape, lines[-1]))
             tables.append(table)
-        if self.fused:
-            tables.append(escape("Fused: " + "; ".join(self.fused) + "."))
+        tables += map(escape, self.notes)
         return tables
 
     @property
     def fused(self) -> list[str]:
         """Layers whose operator holds others too, one sentence each."""
         return [f"{row.layer} does {row.fused} too" for row in self.rows if row.fused]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the columns do not say, in sentences."""
+        said = ["Fused: " + "; ".join(self.fused) + "."] if self.fused else []
+        if fewer := [row.layer for row in self.rows if row.multiplies_less]:
+            said.append(
+                f"{WINOGRAD_SIGN} {', '.join(fewer)}: Winograd's kernels multiply less than the multiply-adds say; "
+                "GFLOP/s are those of the multiply-adds and can pass the machine's, the roofline is that of the "
+                "multiplications that are done."
+            )
+        if self.uncounted:
+            said.append("Not counted: " + ", ".join(self.uncounted) + ".")
+        return said
 
     @property
     def title(self) -> str:
@@ -392,8 +433,7 @@ class CostTable(Sequence["CostRow"]):
             parts.append(
                 f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
             )
-        if self.fused:
-            parts.append(f"<p>{html.escape('Fused: ' + '; '.join(self.fused) + '.')}</p>")
+        parts += [f"<p>{html.escape(note)}</p>" for note in self.notes]
         return "".join(parts)
 
     def __str__(self) -> str:
@@ -437,13 +477,21 @@ def time_cells(row: CostRow) -> list[str]:
         *(("", "", "") if row.kind == "overhead" else _directions(row, update)),
         show_seconds(total.seconds),
         show_seconds(total.spread),
-        show(total.gflops) if total.multiply_adds else "",
+        gflops_cell(row),
         show(total.gbs) if total.bytes else "",
         show_seconds(total.bound_seconds),
         show_percent(total.reached),
         total.bound_by or "",
         show_percent(row.share),
     ]
+
+
+def gflops_cell(row: CostRow) -> str:
+    """GFLOP/s of a row's multiply-adds, with a sign where fewer are done."""
+    if not row.multiply_adds:
+        return ""
+    text = show(row.total.gflops)
+    return text + WINOGRAD_SIGN if text and row.multiplies_less else text
 
 
 def _directions(row: CostRow, update: str) -> tuple[str, str, str]:

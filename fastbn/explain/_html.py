@@ -12,6 +12,7 @@ from fastbn.costs._table import (
     DIRECTIONS,
     CostRow,
     CostTable,
+    gflops_cell,
     show,
     show_bytes,
     show_count,
@@ -95,9 +96,7 @@ def _table(table: CostTable) -> str:
     cells += _cell(show_bytes(total.bytes_block)) + _cell(show_bytes(total.bytes_crossing)) + "<td></td>" * 4
     cells += _cell(show_seconds(total.seconds)) + _cell(show_seconds(table.step_spread))
     cells += _cell(show(total.gflops)) + _cell(show(total.gbs)) + "<td></td>" * 3 + _cell("100%")
-    note = ""
-    if table.fused:
-        note = "Fused: " + "; ".join(table.fused) + ". "
+    note = "".join(f"{text} " for text in table.notes)
     note += (
         f"Seconds are the median of {table.replays} replays, ± half the distance between the quartiles. The rows add "
         f"up to {show_seconds(total.seconds)}; a step without timing took {show_seconds(table.step_seconds)}."
@@ -123,8 +122,10 @@ def _line(row: CostRow) -> str:
         inside = name == "update" and row.updates_inside and not seconds
         cells.append(_cell("in backward" if inside else show_seconds(seconds), seconds))
     cells += [_cell(show_seconds(total.seconds), total.seconds), _cell(show_seconds(total.spread), total.spread)]
-    gflops = total.gflops if total.multiply_adds else None
-    cells += [_cell(show(gflops), gflops), _cell(show(total.gbs) if total.bytes else "", total.gbs)]
+    cells += [
+        _cell(gflops_cell(row), total.gflops if total.multiply_adds else None),
+        _cell(show(total.gbs) if total.bytes else "", total.gbs),
+    ]
     cells += [_cell(show_seconds(total.bound_seconds), total.bound_seconds)]
     cells += [_cell(show_percent(total.reached), total.reached), _cell(total.bound_by or "")]
     cells += [_cell(show_percent(row.share), row.share)]
@@ -172,14 +173,18 @@ def _short(name: str) -> str:
 
 
 def _roofline(table: CostTable) -> str:
-    """GFLOP/s over operations a byte, a point for each layer and direction under the machine's roofs."""
+    """GFLOP/s over operations a byte, a point for each layer and direction under the machine's roofs.
+
+    Operations are those that are done: Winograd's kernels do fewer than the multiply-adds say.
+    """
     bounds = table.ceilings
     points = []
     for row in table.layers:
         for name in DIRECTIONS:
             part = row.direction(name)
             if part.multiply_adds and part.gflops and part.intensity:
-                points.append((part.intensity, part.gflops, row.layer, name))
+                done = row.multiplied_in(name) / part.multiply_adds
+                points.append((part.intensity * done, part.gflops * done, row.layer, name))
     if bounds is None or not points:
         return ""
     left, right, top, bottom = 60.0, 780.0, 16.0, 330.0

@@ -76,6 +76,13 @@ def where(name: str, table: CostTable, row: CostRow) -> list[str]:
     return found
 
 
+def fewer(row: CostRow) -> str:
+    """What Winograd's kernels leave out, for the sentence that gives a speed; else nothing."""
+    if not row.multiplies_less:
+        return ""
+    return f" by its multiply-adds, of which Winograd's kernels do {show_percent(row.multiplied / row.multiply_adds)}"
+
+
 def why(table: CostTable, row: CostRow) -> list[str]:
     """What bounds the row, with the figures that show it."""
     part = row.total
@@ -88,12 +95,12 @@ def why(table: CostTable, row: CostRow) -> list[str]:
     if part.bound_by == "compute":
         if part.reached >= NEAR:
             return [
-                f"Arithmetic explains it: it runs at {show(part.gflops)} GFLOP/s, {show_percent(part.reached)} of its "
-                f"bound by the {peak}."
+                f"Arithmetic explains it: it runs at {show(part.gflops)} GFLOP/s{fewer(row)}, "
+                f"{show_percent(part.reached)} of its bound by the {peak}."
             ]
         return [
             f"Its largest term is arithmetic, but arithmetic alone explains only {show_percent(part.reached)} of its "
-            f"time: {show(part.gflops)} of the {peak}."
+            f"time: {show(part.gflops)}{f' GFLOP/s{fewer(row)},' * row.multiplies_less} of the {peak}."
         ]
     if part.bound_by == "L2":
         return [
@@ -187,6 +194,7 @@ def _beside(network: Explained, base: Explained) -> str:
     if not work or not a.total.gflops or not b.total.gflops:
         return said[0]
     excess = seconds / work
+    less = [n for n in (network, base) if any(row.multiplies_less for row in n.table.rows)]
     rates = f"{show(a.total.gflops)} GFLOP/s in {network.name}, {show(b.total.gflops)} in {base.name}"
     if 1 / FOLLOWS <= excess <= FOLLOWS:
         said.append(f"Its time follows its arithmetic ({rates}).")
@@ -195,6 +203,12 @@ def _beside(network: Explained, base: Explained) -> str:
         said += _where_the_rest_goes(network, base, work)
     else:
         said.append(f"That is {ratio(1 / excess)} times less than its arithmetic would have it ({rates}).")
+    for other in less:
+        done = sum(row.multiplied for row in other.table.rows) / other.table.total.multiply_adds
+        said.append(
+            f"These figures count every multiply-add of a convolution's definition; in {other.name} Winograd's kernels "
+            f"save some, {show_percent(done)} are done."
+        )
     if parameters > 0 and abs(math.log(seconds / parameters)) > abs(math.log(excess)):
         said.append("The number of parameters tells less than the multiply-adds do.")
     return " ".join(said)

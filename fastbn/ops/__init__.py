@@ -7,7 +7,7 @@ and writable, and share no memory with an input; this is checked before anything
 results and zero gradients.
 """
 
-from fastbn.ops.convolution import conv2d_backward, conv2d_forward
+from fastbn.ops.convolution import conv2d_algorithm, conv2d_backward, conv2d_forward
 from fastbn.ops.dense import dense_backward, dense_forward
 from fastbn.ops.losses import (
     mean_squared_error_backward,
@@ -48,6 +48,7 @@ __all__ = [
     "batch_norm_inference",
     "batch_norm_merge",
     "batch_norm_partial",
+    "conv2d_algorithm",
     "conv2d_backward",
     "conv2d_forward",
     "dense_backward",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
@@ -56,6 +56,46 @@ def _images(operation: str, name: str, value: npt.ArrayLike, first: bool) -> Flo
     array = as_float32(operation, name, value)
     require_rank(operation, name, array, 4)
     return to_last(array) if first else array
+
+
+class Algorithm(NamedTuple):
+    """The kernel that a pass of a convolution gets, and why no other."""
+
+    name: str
+    reason: str
+
+
+def conv2d_algorithm(
+    x_shape: Sequence[int],
+    kernel_shape: Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "valid",
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    data_format: DataFormat = "channels_last",
+    algorithm: str = "auto",
+) -> dict[str, Algorithm]:
+    """The kernels that a convolution of these shapes gets: of "forward", "backward_data" and "backward_filter".
+
+    "direct", "pointwise" (direct, 1x1), "depthwise", "narrow" (few channels), "winograd4" or "winograd2". They depend
+    on the shapes, the options and the instruction set alone; the batch, x_shape[0], plays no part.
+
+    Raises ValueError for shapes or options that do not fit.
+    """
+    op = "conv2d_algorithm"
+    x, kernel = (
+        [integer(op, name, size) for size in shape]
+        for name, shape in (("x_shape", x_shape), ("kernel_shape", kernel_shape))
+    )
+    if is_channels_first(op, data_format) and len(x) == 4:
+        x = [x[0], x[2], x[3], x[1]]
+    geometry = _geometry(op, strides, padding, dilation, groups)
+    plan = algorithm_code(op, algorithm)
+    return {
+        name: Algorithm(*on_behalf(op, _core.conv2d_algorithm, x, kernel, **geometry, algorithm=plan, pass_=i))
+        for i, name in enumerate(("forward", "backward_data", "backward_filter"))
+    }
 
 
 def conv2d_forward(

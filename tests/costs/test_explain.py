@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -58,6 +59,26 @@ def test_the_cache_behind_l2_is_faster_than_memory() -> None:
     large = network("net", layer("a", 1e-3, 0, crossing=20_000_000))
     assert small.table["a"].total.memory_seconds == pytest.approx(10e6 / 1e11)
     assert large.table["a"].total.memory_seconds == pytest.approx(20e6 / 2e10)
+
+
+def test_kernels_that_multiply_less() -> None:
+    """100 M multiply-adds in 0.7 ms are 286 GFLOP/s of 200; a quarter of them is done, 36 % of the peak."""
+    row = layer("conv", 0.7e-3, 100_000_000, kind="Conv2D")
+    row = replace(row, operations=tuple(replace(o, note="winograd4") for o in row.operations))
+    shown = network("net", row)
+    conv = shown.table["conv"]
+    assert conv.multiply_adds == 100_000_000
+    assert conv.multiplied == 25_000_000
+    assert conv.total.reached == pytest.approx(0.25 / 0.7)
+    said = about(shown)
+    assert "faster than this machine" not in said
+    assert "286 GFLOP/s by its multiply-adds, of which Winograd's kernels do 25%" in said
+    text = str(shown.table)
+    assert "286*" in text
+    assert "* conv: Winograd's kernels multiply less than the multiply-adds say" in text
+    beside = _sentences.compare([network("base", layer("a", 1e-3, 50_000_000)), shown])
+    assert "in net Winograd's kernels save some, 25% are done" in beside[0]
+    assert "*" not in str(network("net", layer("conv", 0.7e-3, 50_000_000)).table)
 
 
 def test_bytes_in_the_block() -> None:

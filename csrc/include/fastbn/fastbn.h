@@ -137,6 +137,16 @@ typedef struct fbn_conv2d {
 
 /* y[n,oy,ox,o] = act(bias[o] + sum_{ky,kx,c} x[n, oy*s+ky*d-pad, ox*s+kx*d-pad, c] kernel[ky,kx,c,o]) */
 FBN_API fbn_status fbn_conv2d_output_size(const fbn_conv2d* d, int64_t* out_height, int64_t* out_width);
+typedef enum fbn_conv2d_pass {
+  FBN_CONV2D_FORWARD = 0,
+  FBN_CONV2D_BACKWARD_DATA = 1,
+  FBN_CONV2D_BACKWARD_FILTER = 2
+} fbn_conv2d_pass;
+/* The kernel that a pass of this shape gets: "direct", "pointwise" (direct, 1x1), "depthwise", "narrow", "winograd4"
+ * or "winograd2". The batch plays no part. reason (or NULL): why, and what was refused, cut to `capacity` with its
+ * final 0. */
+FBN_API fbn_status fbn_conv2d_algorithm(const fbn_conv2d* d, int32_t pass, const char** name, char* reason,
+                                        size_t capacity);
 FBN_API fbn_status fbn_conv2d_forward(const fbn_conv2d* d, const float* x, const float* kernel,
                                       const float* bias /* or NULL */, float* y, const fbn_exec* exec);
 FBN_API fbn_status fbn_conv2d_backward(const fbn_conv2d* d, const float* dy, const float* x,

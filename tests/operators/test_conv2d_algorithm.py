@@ -1,0 +1,108 @@
+"""Each shape that is measured gets the kernel that was made for it; no other one takes its place unnoticed."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastbn import ops
+
+PASSES = ("forward", "backward_data", "backward_filter")
+POINTWISE, DEPTHWISE = ("pointwise",) * 3, ("depthwise",) * 3
+LARGE_TILES, SMALL_TILES = ("winograd4",) * 3, ("winograd2", "winograd2", "winograd4")
+
+#: side, fan_in, fan_out, kernel, stride, padding, groups: the kernel of each pass.
+RESNET50 = {
+    (224, 3, 64, 7, 2, 3, 1): ("direct", "narrow", "direct"),
+    (56, 64, 64, 1, 1, 0, 1): POINTWISE,
+    (56, 64, 64, 3, 1, 1, 1): LARGE_TILES,
+    (56, 64, 256, 1, 1, 0, 1): POINTWISE,
+    (56, 256, 64, 1, 1, 0, 1): POINTWISE,
+    (56, 256, 128, 1, 2, 0, 1): POINTWISE,
+    (56, 256, 512, 1, 2, 0, 1): POINTWISE,
+    (28, 128, 128, 3, 1, 1, 1): LARGE_TILES,
+    (28, 128, 512, 1, 1, 0, 1): POINTWISE,
+    (28, 512, 128, 1, 1, 0, 1): POINTWISE,
+    (28, 512, 256, 1, 2, 0, 1): POINTWISE,
+    (28, 512, 1024, 1, 2, 0, 1): POINTWISE,
+    (14, 256, 256, 3, 1, 1, 1): SMALL_TILES,
+    (14, 256, 1024, 1, 1, 0, 1): POINTWISE,
+    (14, 1024, 256, 1, 1, 0, 1): POINTWISE,
+    (14, 1024, 512, 1, 2, 0, 1): POINTWISE,
+    (14, 1024, 2048, 1, 2, 0, 1): POINTWISE,
+    (7, 512, 512, 3, 1, 1, 1): SMALL_TILES,
+    (7, 512, 2048, 1, 1, 0, 1): POINTWISE,
+    (7, 2048, 512, 1, 1, 0, 1): POINTWISE,
+}
+SEED_NETWORKS = {
+    (28, 1, 32, 3, 1, 0, 1): ("direct", "narrow", "direct"),
+    (26, 32, 64, 3, 1, 0, 1): LARGE_TILES,
+    (28, 1, 4, 3, 1, 0, 1): ("narrow",) * 3,
+    (26, 4, 4, 3, 1, 0, 1): ("narrow",) * 3,
+}
+MOBILENET = {
+    (side, channels, channels, 3, stride, 1, channels): DEPTHWISE
+    for side, channels, stride in (
+        (112, 32, 1), (112, 64, 2), (56, 128, 1), (56, 128, 2), (28, 256, 1), (28, 256, 2), (14, 512, 1), (14, 512, 2),
+        (7, 1024, 1),
+    )
+}  # fmt: skip
+SHAPES = RESNET50 | SEED_NETWORKS | MOBILENET
+
+
+def kernels_of(shape, **options):
+    side, fan_in, fan_out, kernel, stride, padding, groups = shape
+    return ops.conv2d_algorithm(
+        (8, side, side, fan_in),
+        (kernel, kernel, fan_in // groups, fan_out),
+        strides=stride,
+        padding=((padding, padding), (padding, padding)),
+        groups=groups,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "_".join(map(str, shape)))
+def test_shape_gets_its_kernel(shape, isa) -> None:
+    if shape[1] == 1 and shape[2] == 4 and isa == "avx2":
+        pytest.skip("four filters are half a vector of eight: either kernel")
+    if isa not in ("avx512", "avx2") and shape[1:3] in ((1, 4), (4, 4)):
+        pytest.skip("four filters fill a vector of four")
+    found = kernels_of(shape)
+    assert tuple(found[name].name for name in PASSES) == SHAPES[shape]
+
+
+def test_direct_never_multiplies_less(isa) -> None:
+    for shape in SHAPES:
+        for name, kernel in kernels_of(shape, algorithm="direct").items():
+            assert "winograd" not in kernel.name, (shape, name)
+
+
+def test_reasons_say_what_was_refused() -> None:
+    wide = kernels_of((28, 128, 128, 3, 1, 1, 1))["forward"].reason
+    assert "winograd4 takes 0." in wide
+    assert "of direct's time" in wide
+    assert "direct was asked for" in kernels_of((28, 128, 128, 3, 1, 1, 1), algorithm="direct")["forward"].reason
+    assert "not winograd: that is for 3x3, stride 1" in kernels_of((28, 128, 512, 1, 1, 0, 1))["forward"].reason
+    assert "too little gained" in kernels_of((5, 16, 16, 3, 1, 0, 1))["forward"].reason
+    assert kernels_of((56, 128, 128, 3, 1, 1, 128))["forward"].reason == "one channel a group"
+
+
+def test_channels_first_is_the_same_layer() -> None:
+    last = ops.conv2d_algorithm((2, 56, 48, 64), (3, 3, 64, 32))
+    first = ops.conv2d_algorithm((2, 64, 56, 48), (3, 3, 64, 32), data_format="channels_first")
+    assert first == last
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "kernel_shape", "options", "message"),
+    [
+        ((8, 8, 3), (3, 3, 3, 4), {}, "conv2d_algorithm: x_shape and kernel_shape must have four axes"),
+        ((1, 8, 8, 3), (3, 3, 4, 4), {}, "conv2d_algorithm: kernel.shape"),
+        ((1, 8, 8, 3), (9, 9, 3, 4), {}, "conv2d_algorithm: "),
+        ((1, 8, 8, 3), (3, 3, 3, 4), {"algorithm": "fft"}, "conv2d_algorithm: algorithm"),
+        ((1, 8, 8, 3), (3, 3, 3, 4), {"groups": 0}, "conv2d_algorithm: groups"),
+    ],
+)
+def test_shapes_that_are_none(x_shape, kernel_shape, options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        ops.conv2d_algorithm(x_shape, kernel_shape, **options)
