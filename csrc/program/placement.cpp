@@ -1,6 +1,8 @@
 // Memory of a plan: what lies in a block, in a chunk, for the whole batch, and where.
 #include <algorithm>
+#include <map>
 #include <numeric>
+#include <utility>
 
 #include "planner.hpp"
 #include "runtime/cpu.hpp"
@@ -110,6 +112,27 @@ void Planner::allocate() {
   }
   plan_->arena_bytes = arena + whole_batch.peak();
 
+  // Bytes a sample of whole-batch values that a segment's block has in the cache at a time: from the step that makes or
+  // reads one first to the last that reads it.
+  const auto passing_bytes = [&](const Segment& s) {
+    std::map<int, std::pair<int, int>> used;  // value -> places
+    for (int place = s.first_step; place <= s.last_step; ++place) {
+      const Step& step = plan_->steps[static_cast<size_t>(order[static_cast<size_t>(place)])];
+      for (const auto* list : {&step.reads, &step.writes})
+        for (const int v : *list)
+          if (values[static_cast<size_t>(v)].storage == Storage::arena)
+            used.emplace(v, std::make_pair(place, place)).first->second.second = place;
+    }
+    int64_t most = 0;
+    for (int place = s.first_step; place <= s.last_step; ++place) {
+      int64_t now = 0;
+      for (const auto& [v, places] : used)
+        if (places.first <= place && place <= places.second) now += values[static_cast<size_t>(v)].sample_bytes;
+      most = std::max(most, now);
+    }
+    return most;
+  };
+
   // Lane scratch of samples phases: values of a chunk, then values of a block; offsets in bytes a sample.
   const int64_t budget = request_.block_bytes > 0 ? request_.block_bytes : l2_cache_bytes() * 3 / 4;
   int64_t lane = 0;
@@ -148,7 +171,8 @@ void Planner::allocate() {
       }
       s.block_sample_bytes = block_values.peak();
       if (!s.whole_chunk) {
-        const int64_t fit = (budget - fixed) / std::max<int64_t>(s.block_sample_bytes, 1) / grain * grain;
+        const int64_t cached = s.block_sample_bytes + passing_bytes(s);
+        const int64_t fit = (budget - fixed) / std::max<int64_t>(cached, 1) / grain * grain;
         s.block = std::min(std::max(fit, grain), plan_->chunk);
       }
       block_region = std::max(block_region, s.block * s.block_sample_bytes);

@@ -100,7 +100,8 @@ struct Step {
   int64_t multiply_adds = 0;                // a sample
   int64_t block_grain = 1;                  // samples: blocks begin at multiples of this many
   int64_t fixed_bytes = 0;                  // weights and the like, read or written once a call
-  std::string note;                         // for the report: what was fused, what was made again
+  bool again = false;                       // makes a value that another phase has made too
+  std::string note;                         // for the report: the algorithm, or what happens here too
 };
 
 struct Segment {  // consecutive steps of a samples phase with one block size

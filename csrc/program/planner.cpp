@@ -1,6 +1,7 @@
 // The walk over the operators that makes a plan.
 #include "planner.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "operators/conv2d.hpp"
@@ -60,6 +61,29 @@ void Planner::backward(const Op& op) {
   }
 }
 
+// Phases are cut where a batch-norm needs all rows, so operators go by level, the number of such cuts before them:
+// branches that run beside each other share the phases, and their merges stand together. Backward is the reverse.
+std::vector<Planner::Scheduled> Planner::schedule() const {
+  std::vector<Scheduled> order;
+  std::map<int, int> levels;  // of a graph value
+  for (const Op& op : fused_.ops) {
+    int level = 0;
+    for (const int input : op.inputs) level = std::max(level, levels.at(input));
+    if (over_the_batch(op)) {
+      order.push_back({&op, Stage::statistics, level});
+      order.push_back({&op, Stage::merge, ++level});
+    }
+    if (op.residual >= 0) level = std::max(level, levels.at(op.residual));
+    order.push_back({&op, over_the_batch(op) ? Stage::normalise : Stage::whole, level});
+    levels[op.output] = level;
+  }
+  std::stable_sort(order.begin(), order.end(), [](const Scheduled& a, const Scheduled& b) {
+    if (a.level != b.level) return a.level < b.level;
+    return a.stage == Stage::merge && b.stage != Stage::merge;
+  });
+  return order;
+}
+
 std::string Planner::describe_op(const Op& op) const {
   static constexpr const char* kNames[] = {"input",      "conv2d",     "dense",      "batch_norm",
                                            "activation", "max_pool2d", "avg_pool2d", "global_avg_pool2d",
@@ -113,7 +137,19 @@ std::unique_ptr<Plan> Planner::make() {
       for (const std::string& other : op.fused) partners += (partners.empty() ? "" : ", ") + other;
       plan_->fusions.push_back({op.node, std::move(partners), describe_op(op)});
     }
-    forward(op);
+  }
+  const std::vector<Scheduled> order = schedule();
+  const auto emit_stage = [](const std::function<void()>& steps) {
+    if (steps) steps();
+  };
+  for (const Scheduled& s : order) {
+    if (s.stage == Stage::merge) {
+      emit_stage(batch_norm_.at(s.op->node).merge);
+    } else if (s.stage == Stage::normalise) {
+      emit_stage(batch_norm_.at(s.op->node).normalise);
+    } else {
+      forward(*s.op);
+    }
   }
   if (request_.mode == Mode::predict) {
     begin(Domain::samples);
@@ -133,7 +169,15 @@ std::unique_ptr<Plan> Planner::make() {
   }
   if (training_) {
     gradients_[fused_.output].push_back(loss_gradient_);
-    for (size_t i = fused_.ops.size(); i-- > 0;) backward(fused_.ops[i]);
+    for (size_t i = order.size(); i-- > 0;) {
+      if (order[i].stage == Stage::merge) {
+        emit_stage(batch_norm_.at(order[i].op->node).backward_merge);
+      } else if (order[i].stage == Stage::statistics) {
+        emit_stage(batch_norm_.at(order[i].op->node).backward_apply);
+      } else {
+        backward(*order[i].op);
+      }
+    }
     updates();
   }
   allocate();

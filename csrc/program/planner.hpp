@@ -1,10 +1,10 @@
 // The planner: from fused operators to steps, from steps to phases, from phases to memory. Internal to csrc/program.
 //
-// It walks the operators forward, then backward, and appends steps to the current phase. A new phase is begun where
-// the partition axis changes or where a step needs the whole of something that the current phase is still writing
-// (begin()). A value read in a later phase than the one that made it is stored for the whole batch, unless it is cheap
-// to make again from what is stored (use()). The steps of each operator, forward and backward, are in
-// steps_<operator>.cpp.
+// It puts the operators into an order with few phases (schedule()), walks it forward, then backward, and appends steps
+// to the current phase. A new phase is begun where the partition axis changes or where a step needs the whole of
+// something that the current phase is still writing (begin()). A value read in a later phase than the one that made it
+// is stored for the whole batch, unless it is cheap to make again from what is stored (use()). The steps of each
+// operator, forward and backward, are in steps_<operator>.cpp.
 #pragma once
 
 #include <algorithm>
@@ -81,21 +81,34 @@ class Planner {
   }
   int floats(const std::string& name, int64_t count) { return new_value(name, count * 4); }
 
-  // The value to read in the current phase.
+  // The value to read in the current phase: itself, or a copy made here. A value with `remake` that no step has
+  // written is made where it is read first.
   int use(int value) {
-    Value& v = plan_->values[static_cast<size_t>(value)];
+    const Value& v = plan_->values[static_cast<size_t>(value)];
     if (v.sample_bytes == 0 || v.phase == phase_index() || v.crosses) return value;
+    const auto copy = copies_.find(value);
+    if (copy != copies_.end() &&
+        (written_here(copy->second) || plan_->values[static_cast<size_t>(copy->second)].crosses))
+      return copy->second;
     if (v.remake && phase().domain == Domain::samples) {
-      const auto key = std::make_pair(value, phase_index());
-      const auto found = remade_.find(key);
-      if (found != remade_.end()) return found->second;
+      const bool first = v.phase < 0 && copy == copies_.end();
       const auto remake = v.remake;  // a copy: making steps moves the values
-      const int again = remake();
-      plan_->steps.back().note = "made again instead of stored";
-      return remade_[key] = again;
+      const int made = remake();
+      if (!first) {
+        plan_->steps.back().again = true;
+        plan_->steps.back().note = "made again instead of stored";
+      }
+      return copies_[value] = made;
     }
-    v.crosses = true;
-    return value;
+    const int stored = v.phase < 0 ? copies_.at(value) : value;
+    plan_->values[static_cast<size_t>(stored)].crosses = true;
+    return stored;
+  }
+  // Before a features phase reads a value: one that waits for its first reader is made now.
+  void settle(int value) {
+    if (plan_->values[static_cast<size_t>(value)].phase >= 0 || copies_.count(value) != 0) return;
+    begin(Domain::samples);
+    use(value);
   }
 
   Step& emit(Step step) {
@@ -158,6 +171,18 @@ class Planner {
     return {{c.count * m.rows, columns.size(), m.columns}, columns.begin};
   }
 
+  // A part of an operator. Batch-norm over the batch has three, since all rows must be seen between them.
+  enum class Stage { whole, statistics, merge, normalise };
+  struct Scheduled {
+    const Op* op;
+    Stage stage;
+    int level;
+  };
+  std::vector<Scheduled> schedule() const;
+  bool over_the_batch(const Op& op) const {
+    return op.kind == OpKind::batch_norm && training_ && node(op).layer.frozen == 0;
+  }
+
   void forward(const Op& op);
   void forward_input(const Op& op);
   void forward_conv2d(const Op& op);
@@ -205,13 +230,15 @@ class Planner {
   const bool training_;
   std::unique_ptr<Plan> plan_ = std::make_unique<Plan>();
   FusedGraph fused_;
-  std::map<int, int> values_;  // graph value -> plan value
-  std::map<std::pair<int, int>, int> remade_;
+  std::map<int, int> values_;                  // graph value -> plan value
+  std::map<int, int> copies_;                  // value with remake -> where it was made last
   std::map<int, std::vector<int>> gradients_;  // graph value -> contributions
   std::map<int, bool> differentiable_;
   std::map<int, int> pool_index_;  // node -> plan value
   struct BatchNormState {
     int statistics, coefficients;
+    // What is left to emit after the sums over the chunks; empty where a features phase did all at once.
+    std::function<void()> merge, normalise, backward_merge, backward_apply;
   };
   std::map<int, BatchNormState> batch_norm_;  // node ->
   std::map<int, bool> dense_forward_in_blocks_;

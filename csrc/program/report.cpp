@@ -23,65 +23,147 @@ std::string bytes_text(int64_t bytes) {
   return text;
 }
 
-const char* storage_name(Storage storage) {
-  switch (storage) {
-    case Storage::block:
-      return "block";
-    case Storage::chunk:
-      return "chunk";
-    case Storage::arena:
-      return "batch";
-    case Storage::global:
-      return "global";
-  }
-  return "";
-}
-
 std::string step_name(const Step& step, const Graph& graph) {
   return step.node >= 0 ? concatenate(graph.node(step.node).name, ": ", step.operation) : std::string(step.operation);
+}
+
+// Who uses each value with a sample axis: numbers of phases, as the report counts them, and of steps.
+struct Use {
+  int first_phase = 0, last_phase = 0;
+  std::vector<int> readers;
+};
+
+std::vector<Use> uses_of(const Plan& plan) {
+  std::vector<Use> uses(plan.values.size());
+  int number = 0;
+  for (const PhasePlan& phase : plan.phases) {
+    if (phase.steps.empty()) continue;
+    ++number;
+    for (const int s : phase.steps) {
+      const Step& step = plan.steps[static_cast<size_t>(s)];
+      for (const auto* list : {&step.reads, &step.writes})
+        for (const int v : *list) {
+          Use& use = uses[static_cast<size_t>(v)];
+          if (use.first_phase == 0) use.first_phase = number;
+          use.last_phase = number;
+          if (list == &step.reads) use.readers.push_back(s);
+        }
+    }
+  }
+  return uses;
+}
+
+// What a step makes and where it goes, as "name, 3.0 KiB, stored"; empty where all of it are sums.
+std::string results_of(const Plan& plan, const Step& step, const std::vector<Use>& uses) {
+  std::string text;
+  for (const int v : step.writes) {
+    const Value& value = plan.values[static_cast<size_t>(v)];
+    if (value.storage == Storage::global) continue;
+    const Use& use = uses[static_cast<size_t>(v)];
+    const bool stored = use.first_phase != use.last_phase;
+    text += concatenate(text.empty() ? "" : "; ", value.name, " ", bytes_text(value.sample_bytes),
+                        stored                            ? ", stored"
+                        : value.storage == Storage::chunk ? ", kept for the chunk"
+                        : value.storage == Storage::arena ? ", kept for the phase"
+                                                          : "");
+  }
+  return text;
+}
+
+std::string stored_values(const Plan& plan, const Graph& graph, const std::vector<Use>& uses) {
+  std::string text;
+  for (size_t i = 0; i < plan.values.size(); ++i) {
+    const Value& value = plan.values[i];
+    const Use& use = uses[i];
+    if (value.storage == Storage::global || use.first_phase == use.last_phase) continue;
+    text += concatenate("  ", value.name, ", ", bytes_text(value.sample_bytes), " a sample, phases ", use.first_phase,
+                        " to ", use.last_phase, ", read by ");
+    for (size_t r = 0; r < use.readers.size(); ++r)
+      text += (r == 0 ? "" : ", ") + step_name(plan.steps[static_cast<size_t>(use.readers[r])], graph);
+    text += "\n";
+  }
+  return text;
+}
+
+// A copy of a value made in a later phase, from what is stored: the bytes of its own that are not.
+std::string remade_values(const Plan& plan, const Graph& graph) {
+  std::string text;
+  int number = 0;
+  for (const PhasePlan& phase : plan.phases) {
+    if (phase.steps.empty()) continue;
+    ++number;
+    for (const int s : phase.steps) {
+      const Step& step = plan.steps[static_cast<size_t>(s)];
+      if (!step.again) continue;
+      std::string from;
+      for (const int v : step.reads)
+        if (plan.values[static_cast<size_t>(v)].storage != Storage::global)
+          from += (from.empty() ? "" : ", ") + plan.values[static_cast<size_t>(v)].name;
+      text += concatenate("  ", step_name(step, graph), ", phase ", number, ", from ", from.empty() ? "the data" : from,
+                          ": ", bytes_text(plan.values[static_cast<size_t>(step.writes[0])].sample_bytes),
+                          " a sample are neither written nor read\n");
+    }
+  }
+  return text;
 }
 
 }  // namespace
 
 std::string describe(const Plan& plan, const Graph& graph) {
+  const std::vector<Use> uses = uses_of(plan);
+  int64_t stored = 0;
+  for (size_t i = 0; i < plan.values.size(); ++i)
+    if (uses[i].first_phase != uses[i].last_phase) stored += plan.values[i].sample_bytes;
   std::string text =
-      concatenate("program for up to ", plan.capacity, " samples, in chunks of ", plan.chunk, "; ",
-                  bytes_text(plan.arena_bytes), " for the batch, ", bytes_text(plan.lane_bytes), " a thread\n");
-  for (const Fusion& fusion : plan.fusions) text += "fused: " + fusion.text + "\n";
+      concatenate("program for up to ", plan.capacity, " samples in chunks of ", plan.chunk,
+                  "\nmemory: ", bytes_text(plan.arena_bytes), " for the batch, ", bytes_text(plan.lane_bytes),
+                  " for each thread; ", bytes_text(stored), " stored for a sample\n");
+  const auto section = [&text](const char* title, const std::string& lines) {
+    if (!lines.empty()) text += concatenate("\n", title, "\n", lines);
+  };
+  std::string fused;
+  for (const Fusion& fusion : plan.fusions) fused += "  " + fusion.text + "\n";
+  section("fused", fused);
+
   int number = 0;
   for (const PhasePlan& phase : plan.phases) {
     if (phase.steps.empty()) continue;
     ++number;
-    text += concatenate("phase ", number, ": ");
-    if (phase.domain == Domain::single) text += "independent tasks\n";
+    text += concatenate("\nphase ", number, ": ");
+    if (phase.domain == Domain::single) text += "each step by itself\n";
     if (phase.domain == Domain::features)
-      text += concatenate("by columns, ", phase.slice, " of ", phase.columns, " a task\n");
-    if (phase.domain == Domain::samples) text += "by samples, a chunk a task\n";
+      text += concatenate("split by columns, ", phase.slice, " of ", phase.columns, " a task\n");
+    if (phase.domain == Domain::samples) text += "split by samples, a chunk a task\n";
     size_t place = 0;
-    const auto steps_of = [&](size_t count, const char* indent) {
+    const auto steps_of = [&](size_t count) {
+      std::vector<std::string> names;
+      size_t width = 0;
+      for (size_t i = 0; i < count; ++i) {
+        const Step& step = plan.steps[static_cast<size_t>(phase.steps[place + i])];
+        names.push_back(step_name(step, graph));
+        if (!step.note.empty()) names.back() += " (" + step.note + ")";
+        width = std::max(width, names.back().size());
+      }
       for (size_t i = 0; i < count; ++i, ++place) {
-        const Step& step = plan.steps[static_cast<size_t>(phase.steps[place])];
-        text += indent + step_name(step, graph);
-        if (!step.note.empty()) text += " (" + step.note + ")";
-        for (const int v : step.writes) {
-          const Value& value = plan.values[static_cast<size_t>(v)];
-          if (value.storage == Storage::global) continue;
-          text += concatenate(" -> ", value.name, " [", storage_name(value.storage), ", ",
-                              bytes_text(value.sample_bytes), " a sample]");
-        }
+        const std::string results = results_of(plan, plan.steps[static_cast<size_t>(phase.steps[place])], uses);
+        text += "    " + names[i];
+        if (!results.empty()) text += std::string(width - names[i].size(), ' ') + "  -> " + results;
         text += "\n";
       }
     };
     if (phase.domain != Domain::samples) {
-      steps_of(phase.steps.size(), "    ");
+      steps_of(phase.steps.size());
       continue;
     }
     for (const Segment& segment : phase.segments) {
-      text +=
-          concatenate("  ", segment.whole_chunk ? "the whole chunk" : concatenate("blocks of ", segment.block), ":\n");
-      steps_of(static_cast<size_t>(segment.last_step - segment.first_step) + 1, "    ");
+      text += segment.whole_chunk
+                  ? "  the whole chunk at once\n"
+                  : concatenate("  in blocks of ", segment.block, segment.block == 1 ? " sample" : " samples", "\n");
+      steps_of(static_cast<size_t>(segment.last_step - segment.first_step) + 1);
     }
   }
+  section("stored, because a later phase reads it", stored_values(plan, graph, uses));
+  section("made again instead of stored", remade_values(plan, graph));
   return text;
 }
 
@@ -178,7 +260,27 @@ int64_t global_bytes(const Plan& plan, int v, int64_t batch) {
   return value.bytes;
 }
 
-void count_bytes(const Plan& plan, const PhasePlan& phase, const Step& step, int64_t batch, fbn_cost_row& row) {
+// The values with a sample axis that steps of more than one phase use.
+std::vector<bool> crossing_values(const Plan& plan) {
+  std::vector<int> used(plan.values.size(), -1);
+  std::vector<bool> crossing(plan.values.size(), false);
+  for (size_t p = 0; p < plan.phases.size(); ++p)
+    for (const int s : plan.phases[p].steps) {
+      const Step& step = plan.steps[static_cast<size_t>(s)];
+      for (const auto* list : {&step.reads, &step.writes})
+        for (const int v : *list) {
+          const size_t i = static_cast<size_t>(v);
+          crossing[i] = crossing[i] || (used[i] >= 0 && used[i] != static_cast<int>(p));
+          used[i] = static_cast<int>(p);
+        }
+    }
+  return crossing;
+}
+
+// `crossing`: the values that still have to come into this phase or leave it. A task takes a value in, or makes it,
+// once; the later steps of the task find it there.
+void count_bytes(const Plan& plan, const PhasePlan& phase, const Step& step, int64_t batch, std::vector<bool>& crossing,
+                 fbn_cost_row& row) {
   bool sums_into_global = false;
   for (const auto* list : {&step.reads, &step.writes})
     for (const int v : *list) {
@@ -189,7 +291,8 @@ void count_bytes(const Plan& plan, const PhasePlan& phase, const Step& step, int
           row.bytes_block += value.sample_bytes * batch;
           break;
         case Storage::arena:
-          row.bytes_crossing += value.sample_bytes * batch;
+          (crossing[static_cast<size_t>(v)] ? row.bytes_crossing : row.bytes_block) += value.sample_bytes * batch;
+          crossing[static_cast<size_t>(v)] = false;
           break;
         case Storage::global:
           row.bytes_crossing += global_bytes(plan, v, batch);
@@ -224,9 +327,11 @@ std::vector<fbn_cost_row> cost_rows(const Plan& plan, const Graph& graph, int64_
     return row;
   };
   int32_t number = 0;
+  const std::vector<bool> crosses = crossing_values(plan);
   for (const PhasePlan& phase : plan.phases) {
     if (phase.steps.empty()) continue;
     ++number;
+    std::vector<bool> crossing = crosses;
     for (size_t place = 0; place < phase.steps.size(); ++place) {
       const size_t s = static_cast<size_t>(phase.steps[place]);
       const Step& step = plan.steps[s];
@@ -240,7 +345,7 @@ std::vector<fbn_cost_row> cost_rows(const Plan& plan, const Graph& graph, int64_
       row.phase = number;
       row.multiply_adds = step.multiply_adds * batch;
       row.calls = calls_of(plan, phase, place, batch);
-      count_bytes(plan, phase, step, batch, row);
+      count_bytes(plan, phase, step, batch, crossing, row);
       rows.push_back(row);
     }
   }

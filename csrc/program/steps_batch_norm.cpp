@@ -72,17 +72,19 @@ void Planner::forward_batch_norm(const Op& op) {
 
   if (!batch_statistics) {
     coefficients_from_moving_statistics(op, coefficients);
-    batch_norm_[op.node] = {-1, coefficients};
+    batch_norm_[op.node] = {-1, coefficients, {}, {}, {}, {}};
     flexible(m, {input});
     const int x = use(input);
     values_[op.output] = apply(x, residual_here());
     return;
   }
 
+  // Every task of a features phase has all rows of its columns: statistics and normalisation without a new phase.
+  const bool by_columns = in_features(m.columns, m.rows) && written_here(input);
   // statistics: mean and variance [channels] each, then per chunk shift (float), sum and square
   const int64_t chunk_bytes = round_up(channels * 4, 8) + channels * 16;
-  const int statistics = new_global(name(op) + " statistics", channels * 16 + kChunks * chunk_bytes);
-  batch_norm_[op.node] = {statistics, coefficients};
+  const int statistics = new_global(name(op) + " statistics", channels * 16 + (by_columns ? 1 : kChunks) * chunk_bytes);
+  BatchNormState& state = batch_norm_[op.node] = {statistics, coefficients, {}, {}, {}, {}};
   struct ChunkSums {
     float* shift;
     double *sum, *square;
@@ -103,8 +105,7 @@ void Planner::forward_batch_norm(const Op& op) {
     move_statistics(moving_variance->value.floats() + begin, variance, momentum, end - begin);
   };
 
-  if (in_features(m.columns, m.rows) && written_here(input)) {
-    // Every task has all rows of its columns: statistics and normalisation without a new phase.
+  if (by_columns) {
     Step s = step(op, "statistics", FBN_FORWARD, {input}, {statistics, coefficients});
     s.run = [=](const StepContext& c) {
       const int64_t rows = c.count * m.rows, columns = c.end - c.begin;
@@ -140,7 +141,6 @@ void Planner::forward_batch_norm(const Op& op) {
   };
   emit(std::move(sums));
 
-  begin(Domain::single, {statistics});
   const int merged = new_global(name(op) + " moments of a chunk", channels * 16);
   Step merge = step(op, "merge", FBN_FORWARD, {statistics}, {coefficients, merged});
   merge.run = [=](const StepContext& c) {
@@ -160,16 +160,21 @@ void Planner::forward_batch_norm(const Op& op) {
     for (int64_t i = 0; i < channels; ++i) m2[i] /= static_cast<double>(rows);  // now the variance
     finish(c, 0, channels);
   };
-  emit(std::move(merge));
-
-  const auto apply_again = [this, op, input, apply] {
+  state.merge = [this, merge, statistics] {
+    begin(Domain::single, {statistics});
+    emit(merge);
+  };
+  const auto normalise = [this, op, input, apply] {
     begin(Domain::samples);
     const int again = use(input);
     return apply(again, op.residual >= 0 ? use(values_.at(op.residual)) : -1);
   };
-  const int y = values_[op.output] = apply_again();
-  // A residual sum has two readers and would pull in the chain before it: it is stored.
-  if (op.residual < 0) plan_->values[static_cast<size_t>(y)].remake = apply_again;
+  if (op.residual >= 0) {  // has two readers and would pull in the chain before it: it is stored
+    state.normalise = [this, op, normalise] { values_[op.output] = normalise(); };
+  } else {  // made in each phase that reads it
+    const int y = values_[op.output] = floats(name(op), m.size());
+    plan_->values[static_cast<size_t>(y)].remake = normalise;
+  }
 }
 
 void Planner::backward_batch_norm(const Op& op, int dy) {
@@ -177,68 +182,62 @@ void Planner::backward_batch_norm(const Op& op, int dy) {
   const int64_t channels = m.columns;
   const double epsilon = node(op).layer.epsilon;
   const bool frozen = node(op).layer.frozen != 0;
-  const BatchNormState state = batch_norm_.at(op.node);
+  BatchNormState& state = batch_norm_.at(op.node);
+  const int statistics = state.statistics, coefficients = state.coefficients;
   Parameter* gamma = store_.find(op.node, ParameterRole::gamma);
   Parameter* beta = store_.find(op.node, ParameterRole::beta);
   if (gamma != nullptr && !gamma->spec.trainable) gamma = nullptr;
   if (beta != nullptr && !beta->spec.trainable) beta = nullptr;
   const bool data = needs_gradient(op.inputs[0]);
-  const bool to_residual = op.residual >= 0 && needs_gradient(op.residual);
-  const bool y_needed = op.activation != FBN_LINEAR && op.residual >= 0;  // else recomputed from x
   const int x_stored = values_.at(op.inputs[0]);
-  const int y_stored = values_.at(op.output);
+  // The activation behind a residual sum needs y; its gradient dy' is also the residual's, so it is made once and
+  // kept. Without a residual the activation's argument comes from x, in each pass over it.
+  const int32_t activation = op.residual >= 0 ? FBN_LINEAR : op.activation;
+  if (op.residual >= 0) {
+    dy = backward_activation(op, m, dy);
+    contribute(op.residual, dy);
+  }
 
-  const auto apply = [&](int g, int x, int y) {
-    const int dx = data ? floats("gradient into " + name(op), m.size()) : -1;
-    const int dr =
-        to_residual && op.activation != FBN_LINEAR ? floats("residual gradient of " + name(op), m.size()) : -1;
-    if (dx < 0 && dr < 0) return;
-    std::vector<int> reads = {g, x, state.coefficients}, writes;
-    if (y >= 0) reads.push_back(y);
-    if (dx >= 0) writes.push_back(dx);
-    if (dr >= 0) writes.push_back(dr);
-    const int target = dx >= 0 ? dx : dr;
-    Step s = step(op, "backward_apply", FBN_BACKWARD, reads, writes);
-    if (dx >= 0) s.in_place_out = dx, s.in_place_in = g;
+  const auto apply = [=, this](int g, int x) {
+    const int dx = floats("gradient into " + name(op), m.size());
+    Step s = step(op, "backward_apply", FBN_BACKWARD, {g, x, coefficients}, {dx});
+    s.in_place_out = dx;
+    s.in_place_in = g;
     s.run = [=](const StepContext& c) {
       const Part p = part(c, m);
       batch_norm_backward_apply({p.region.rows, p.region.columns, p.region.stride}, c.at(g) + p.offset,
-                                c.at(x) + p.offset, y >= 0 ? c.at(y) + p.offset : nullptr,
-                                batch_norm_coefficients(c.at<double>(state.coefficients), channels).from(p.offset),
-                                frozen, op.activation, op.alpha, c.at(target) + p.offset,
-                                dr >= 0 && dr != target ? c.at(dr) + p.offset : nullptr);
+                                c.at(x) + p.offset, nullptr,
+                                batch_norm_coefficients(c.at<double>(coefficients), channels).from(p.offset), frozen,
+                                activation, op.alpha, c.at(dx) + p.offset, nullptr);
     };
     emit(std::move(s));
-    if (dx >= 0) contribute(op.inputs[0], dx);
-    if (dr >= 0) contribute(op.residual, dr);
+    contribute(op.inputs[0], dx);
   };
-  if (to_residual && op.activation == FBN_LINEAR) contribute(op.residual, dy);  // the sum passes its gradient on
 
   if (frozen) {
+    if (!data) return;
     if (!(in_features(m.columns, m.rows) && written_here(dy))) begin(Domain::samples);
-    const int y = y_needed ? use(y_stored) : -1;
     const int x = use(x_stored);
-    apply(use(dy), x, y);
+    apply(use(dy), x);
     return;
   }
 
-  const int sums = new_global(name(op) + " backward sums", kChunks * channels * 16);
+  const bool by_columns = in_features(m.columns, m.rows) && written_here(dy);
+  const int sums = new_global(name(op) + " backward sums", (by_columns ? 1 : kChunks) * channels * 16);
   ParameterStore* store = &store_;
   // dgamma = rstd sum dy' xc, dbeta = sum dy', for columns [begin, end)
   const auto gradients = [=](const StepContext& c, const double* sum_dy, const double* sum_dy_xc, int64_t begin,
                              int64_t end, float* dgamma, float* dbeta) {
-    const double* variance = c.at<double>(state.statistics) + channels;
+    const double* variance = c.at<double>(statistics) + channels;
     for (int64_t i = begin; i < end; ++i) {
       dgamma[i - begin] = static_cast<float>(sum_dy_xc[i] / std::sqrt(variance[i] + epsilon));
       dbeta[i - begin] = static_cast<float>(sum_dy[i]);
     }
   };
 
-  if (in_features(m.columns, m.rows) && written_here(dy)) {
+  if (by_columns) {
     const int x = use(x_stored);
-    const int y = y_needed ? use(y_stored) : -1;
-    Step s = step(op, "backward_sums", FBN_BACKWARD, {dy, x, state.statistics, state.coefficients}, {sums});
-    if (y >= 0) s.reads.push_back(y);
+    Step s = step(op, "backward_sums", FBN_BACKWARD, {dy, x, statistics, coefficients}, {sums});
     s.note = "gamma and beta updated here";
     s.scratch_floats = 2 * channels;
     s.run = [=](const StepContext& c) {
@@ -248,63 +247,63 @@ void Planner::backward_batch_norm(const Op& op, int dy) {
       double* sum_dy_xc = sum_dy + channels;
       std::fill_n(sum_dy + c.begin, columns, 0.0);
       std::fill_n(sum_dy_xc + c.begin, columns, 0.0);
-      const BatchNormCoefficients k = batch_norm_coefficients(c.at<double>(state.coefficients), channels).from(c.begin);
-      batch_norm_backward_sums({p.region.rows, columns, m.columns}, c.at(dy) + p.offset, c.at(x) + p.offset,
-                               y >= 0 ? c.at(y) + p.offset : nullptr, k, op.activation, op.alpha, sum_dy + c.begin,
-                               sum_dy_xc + c.begin);
-      batch_norm_backward_coefficients(columns, p.region.rows, c.at<double>(state.statistics) + channels + c.begin,
-                                       epsilon, sum_dy + c.begin, sum_dy_xc + c.begin, k);
+      const BatchNormCoefficients k = batch_norm_coefficients(c.at<double>(coefficients), channels).from(c.begin);
+      batch_norm_backward_sums({p.region.rows, columns, m.columns}, c.at(dy) + p.offset, c.at(x) + p.offset, nullptr, k,
+                               activation, op.alpha, sum_dy + c.begin, sum_dy_xc + c.begin);
+      batch_norm_backward_coefficients(columns, p.region.rows, c.at<double>(statistics) + channels + c.begin, epsilon,
+                                       sum_dy + c.begin, sum_dy_xc + c.begin, k);
       gradients(c, sum_dy, sum_dy_xc, c.begin, c.end, c.scratch, c.scratch + columns);
       if (gamma != nullptr) update_parameter(*store, c.run->rule, *gamma, c.scratch, c.begin, columns);
       if (beta != nullptr) update_parameter(*store, c.run->rule, *beta, c.scratch + columns, c.begin, columns);
     };
     emit(std::move(s));
-    apply(dy, x, y);
+    if (data) apply(dy, x);
     return;
   }
 
   begin(Domain::samples);
   {
-    const int y = y_needed ? use(y_stored) : -1;
     const int x = use(x_stored);
     const int g = use(dy);
-    Step s = step(op, "backward_sums", FBN_BACKWARD, {g, x, state.coefficients}, {sums});
-    if (y >= 0) s.reads.push_back(y);
+    Step s = step(op, "backward_sums", FBN_BACKWARD, {g, x, coefficients}, {sums});
     s.run = [=](const StepContext& c) {
       double* sum_dy = c.at<double>(sums) + c.chunk * 2 * channels;
       double* sum_dy_xc = sum_dy + channels;
       if (c.chunk_start) std::fill_n(sum_dy, 2 * channels, 0.0);
-      const BatchNormCoefficients k = batch_norm_coefficients(c.at<double>(state.coefficients), channels);
+      const BatchNormCoefficients k = batch_norm_coefficients(c.at<double>(coefficients), channels);
       for (int64_t i = 0; i < c.count; ++i) {
         const int64_t offset = i * m.size();
-        batch_norm_backward_sums({m.rows, channels, channels}, c.at(g) + offset, c.at(x) + offset,
-                                 y >= 0 ? c.at(y) + offset : nullptr, k, op.activation, op.alpha, sum_dy, sum_dy_xc);
+        batch_norm_backward_sums({m.rows, channels, channels}, c.at(g) + offset, c.at(x) + offset, nullptr, k,
+                                 activation, op.alpha, sum_dy, sum_dy_xc);
       }
     };
     emit(std::move(s));
   }
-  begin(Domain::single, {sums});
   const int dgamma = new_global(name(op) + " gamma gradient", channels * 4);
   const int dbeta = new_global(name(op) + " beta gradient", channels * 4);
-  Step merge = step(op, "backward_merge", FBN_BACKWARD, {sums, state.statistics}, {state.coefficients, dgamma, dbeta});
+  Step merge = step(op, "backward_merge", FBN_BACKWARD, {sums, statistics}, {coefficients, dgamma, dbeta});
   merge.run = [=](const StepContext& c) {
     double* total = c.at<double>(sums);
     const int64_t chunks = c.run->plan->chunks(c.run->batch);
     for (int64_t chunk = 1; chunk < chunks; ++chunk)
       for (int64_t i = 0; i < 2 * channels; ++i) total[i] += total[chunk * 2 * channels + i];
-    batch_norm_backward_coefficients(channels, c.run->batch * m.rows, c.at<double>(state.statistics) + channels,
-                                     epsilon, total, total + channels,
-                                     batch_norm_coefficients(c.at<double>(state.coefficients), channels));
+    batch_norm_backward_coefficients(channels, c.run->batch * m.rows, c.at<double>(statistics) + channels, epsilon,
+                                     total, total + channels,
+                                     batch_norm_coefficients(c.at<double>(coefficients), channels));
     gradients(c, total, total + channels, 0, channels, c.at(dgamma), c.at(dbeta));
   };
-  emit(std::move(merge));
+  state.backward_merge = [this, merge, sums] {
+    begin(Domain::single, {sums});
+    emit(merge);
+  };
   if (gamma != nullptr) pending_.push_back({gamma, dgamma, false});
   if (beta != nullptr) pending_.push_back({beta, dbeta, false});
-  if (!data && !to_residual) return;
-  begin(Domain::samples);
-  const int y = y_needed ? use(y_stored) : -1;
-  const int x = use(x_stored);
-  apply(use(dy), x, y);
+  if (!data) return;
+  state.backward_apply = [=, this] {
+    begin(Domain::samples);
+    const int x = use(x_stored);
+    apply(use(dy), x);
+  };
 }
 
 }  // namespace fastbn

@@ -40,6 +40,7 @@ void Planner::forward_dense(const Op& op, bool feeds_loss) {
   if (blocks) {
     begin(Domain::samples);
   } else {
+    settle(x);
     begin(Domain::features, {x}, out.columns, out.rows);
   }
   x = use(x);

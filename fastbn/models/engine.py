@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -125,11 +126,18 @@ class Engine:
         assert isinstance(self.input.layer, InputLayer)
         return self.input.layer
 
-    @property
+    @cached_property
     def takes_bytes(self) -> bool:
         """Whether uint8 data can go in as they are: the input is read by Rescaling layers alone."""
         readers = [t.layer for t in self.network.tensors if self.input in t.inputs]
         return self._input_layer.dtype is None and all(isinstance(layer, Rescaling) for layer in readers)
+
+    def planned(self, batch_size: int) -> Engine:
+        """An engine beside this one for batches of another size, with weights of its own."""
+        made = Engine(self.output, self.seed, self.training, self.input_dtype, batch_size)
+        if self.training is not None:  # whose iterations stay this engine's
+            self.training.optimizer.bind(self.program)
+        return made
 
     def with_input(self, input_dtype: int) -> Engine:
         """The same engine for data of another dtype, with its whole state."""
@@ -194,7 +202,7 @@ class Engine:
             self.program.set_max_batch(batch_size)
             self.capacity = batch_size
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Predictions in a sample: one, or one for each pixel."""
         return int(np.prod(self.output_shape[:-1], dtype=np.int64))
@@ -214,10 +222,10 @@ class Engine:
             self.program.node_output(node, x, None, begin, count, out[begin : begin + count])
         return self.outer(out)
 
-    @property
+    @cached_property
     def outer_input_shape(self) -> Shape:
         return tuple(size for size in self.network.outer_shape(self.input) if size is not None)
 
-    @property
+    @cached_property
     def outer_output_shape(self) -> Shape:
         return tuple(size for size in self.network.outer_shape(self.output) if size is not None)

@@ -20,6 +20,7 @@ from fastbn.layers.core import InputLayer
 from fastbn.layers.layer import Layer, Network, OuterShape, Tensor, put_together, snake_case, take_apart
 from fastbn.models._data import batch_size_of, inner_input, inner_labels, outer_input, reject
 from fastbn.models._files import read_arrays, write_arrays
+from fastbn.models._program import ProgramText
 from fastbn.models._progress import EpochProgress, format_logs, resolve_verbose
 from fastbn.models._summary import print_summary
 from fastbn.models.engine import CHUNK, Engine, Totals, Training
@@ -204,9 +205,20 @@ class Model:
         """Print layers, output shapes, parameters and forward multiply-adds of one sample, and their totals."""
         print_summary(self.name, self._require_engine("summary"), line_length, print_fn)
 
-    def program(self) -> str:
-        """What was fused, stored and recomputed, phase by phase, as text."""
-        return self._require_engine("program").program.describe()
+    def program(self, batch_size: int | None = None) -> ProgramText:
+        """The training step, or before `compile` the prediction, as it was planned.
+
+        Phase by phase its steps and how they are split; what was fused, what is stored and for whom, what is made again
+        instead, and the memory. A str, which rich colours on a terminal. None: for the batches of the last training.
+
+        Raises ValueError where batch_size is not positive or the input's shape is not known.
+        """
+        engine = self._require_engine("program")
+        if batch_size is not None:
+            size = batch_size_of("program", batch_size)
+            if engine.training is not None and size != engine.capacity:
+                return ProgramText(engine.planned(size).program.describe())
+        return ProgramText(engine.program.describe())
 
     # ------------------------------------------------------------------- weights
 
@@ -587,19 +599,22 @@ class Model:
         """
         op = "train_on_batch"
         reject(op, sample_weight=sample_weight, class_weight=class_weight)
-        with ExitStack() as running:
-            with self._choice:
-                engine, xs, ys = self._take(op, x, y)
-                if engine is not self._engine:
-                    self._refuse_while_training(op)
-                running.enter_context(self._trains(op))
+        with self._choice:
+            engine, xs, ys = self._take(op, x, y)
+            if engine is not self._engine:
+                self._refuse_while_training(op)
+            self._training_now.append(op)
+        try:
             training = engine.training
             assert training is not None
-            engine.set_capacity(max(len(xs), engine.capacity or 0))
-            if engine.program.learning_rate != training.optimizer.learning_rate:
-                engine.program.learning_rate = training.optimizer.learning_rate
+            program, samples = engine.program, len(xs)
+            engine.set_capacity(max(samples, engine.capacity or 0))
+            if program.learning_rate != training.optimizer.learning_rate:
+                program.learning_rate = training.optimizer.learning_rate
             totals = Totals(training, engine.rows)
-            totals.add(engine.program.train(xs, ys, None, 0, len(xs)))
+            totals.add(program.train(xs, ys, None, 0, samples))
+        finally:
+            self._training_now.remove(op)
         return _returned(totals.logs(), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:

@@ -35,8 +35,25 @@ def test_python_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_pages_with_python() -> None:
-    with_python = ["README.md", "data.md", "explain.md", "models.md", "operators.md"]
+    with_python = ["README.md", "data.md", "explain.md", "models.md", "operators.md", "program.md"]
     assert [page.name for page in PAGES if _blocks(page)] == with_python
+
+
+def test_the_programs_on_their_page(capsys: pytest.CaptureFixture[str]) -> None:
+    """The page shows what its blocks print, but for algorithms and the size of blocks, which the machine has."""
+    page = ROOT / "docs" / "program.md"
+    names: dict[str, object] = {}
+    for _, source in _blocks(page):
+        exec(source, names)
+    shown = "".join(re.findall(r"^```text\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL))
+
+    def lines(text: str) -> list[str]:
+        text = re.sub(r" +", " ", re.sub(r"(forward|_filter|_data) \([^)]*\)", r"\1", text))
+        text = re.sub(r"blocks of \d+ samples?", "blocks", text)
+        return re.sub(r"[\d.]+ \w+ for each thread", "", text).split("\n")
+
+    printed = re.sub(r"\n+", "\n", capsys.readouterr().out)
+    assert lines(re.sub(r"\n+", "\n", shown)) == lines(printed)
 
 
 def test_the_readme_has_a_short_example() -> None:
