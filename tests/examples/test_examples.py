@@ -106,3 +106,26 @@ def test_scripts_run_in_keras_with_the_imports_changed_back(tmp_path: Path, scri
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_resnet20(few_digits: DataSet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["resnet20.py", "6", "600"])
+    result = runpy.run_path(str(EXAMPLES / "resnet20.py"), run_name="__main__")
+    model, losses = result["model"], result["history"].history["loss"]
+    assert model.output_shape == (None, 10)
+    assert model.count_params() == 274_042
+    assert model.count_multiply_adds() == 40_813_184
+    assert sum(type(layer).__name__ == "Add" for layer in model.layers) == 9
+    assert losses[-1] < 0.8 * losses[0]
+    assert "multiply-adds an image" in capsys.readouterr().out
+
+
+def test_resnet20_on_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    images = {f"x_{part}": random.integers(0, 256, (40, 32, 32, 3), np.uint8) for part in ("train", "test")}
+    labels = {f"y_{part}": random.integers(0, 10, (40, 1), np.uint8) for part in ("train", "test")}  # as CIFAR-10's are
+    np.savez(tmp_path / "images.npz", **images, **labels)
+    monkeypatch.setattr(sys, "argv", ["resnet20.py", "1", "32", str(tmp_path / "images.npz")])
+    result = runpy.run_path(str(EXAMPLES / "resnet20.py"), run_name="__main__")
+    assert len(result["x_train"]) == 32
+    assert all(np.isfinite(result["score"]))
