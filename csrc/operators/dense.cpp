@@ -13,14 +13,22 @@
 namespace fastbn {
 namespace {
 
-// Sizes of what is packed at once, so that it stays in the second-level cache. They leave the bits alone: products are
-// cut with GemmStart::kChain.
+// Sizes of what is packed at once, so that it stays in the second-level cache. They leave the bits alone: chains
+// are cut with GemmStart::kChain.
 constexpr int64_t kDepth = 1024;        // most of k in one packed block
 constexpr int64_t kPanels = 4;          // panels of one packed block
-constexpr int64_t kRowsOfBatch = 256;   // rows of x and dy in one pass of backward_filter
+constexpr int64_t kRowsOfBatch = 256;   // rows of x and dy in one pass over a chain of backward_filter
 constexpr int64_t kRowBytes = 1 << 18;  // of the matrix that is not packed
 constexpr int64_t kFewRows = 12;        // up to here W is read in place: packing would cost more than it saves
 constexpr int64_t kFewDepth = 128;      // of k in one pass over all columns then
+
+// Numeric plan of backward_filter: up to kChainRows rows make one chain; more are cut into chains of at most
+// kLongChain, and their sums are added in order. A single chain over n rows loses digits with the root of n.
+constexpr int64_t kChainRows = 1024;
+constexpr int64_t kLongChain = 512;
+
+// Most rows of x and dy in one pass of backward_filter.
+int64_t filter_rows(int64_t rows) { return rows > kChainRows ? kLongChain : kRowsOfBatch; }
 
 int64_t round_up(int64_t n, int64_t grain) { return (n + grain - 1) / grain * grain; }
 
@@ -96,8 +104,8 @@ int64_t DensePlan::scratch(int64_t rows, int64_t columns) const {
   const int64_t panel = kernels().gemm.panel_floats;
   const int64_t width = std::min(round_up(std::max<int64_t>(1, columns), panel), kPanels * panel);
   const int64_t depth = std::max(even_block(in_, kDepth), even_block(out_, kDepth));
-  const int64_t filter =
-      std::max(std::min(rows, kRowsOfBatch) * panel, std::min(rows, kFewRows) * int64_t{kernels().gemm.wide_floats});
+  const int64_t filter = std::max(std::min(rows, filter_rows(rows)) * panel,
+                                  std::min(rows, kFewRows) * int64_t{kernels().gemm.wide_floats});
   return std::max(depth * width, filter);
 }
 
@@ -150,12 +158,12 @@ void DensePlan::backward_data(const float* dy, int64_t dy_stride, int64_t rows, 
 }
 
 void DensePlan::backward_filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
-                                float* dkernel, int64_t begin, int64_t end, bool accumulate,
-                                float* scratch) const noexcept {
+                                float* dkernel, int64_t begin, int64_t end, float* scratch) const noexcept {
   if (begin >= end) return;
   const GemmKernels& k = kernels().gemm;
   const int64_t lanes = kernels().vector_floats;
-  const int64_t row_block = even_block(rows, kRowsOfBatch);
+  const int64_t row_block = even_block(rows, filter_rows(rows));
+  const GemmStart next = rows > kChainRows ? GemmStart::kAdd : GemmStart::kChain;
   for (int64_t r = 0; r == 0 || r < rows; r += row_block) {
     const int64_t depth = std::min(row_block, rows - r);
     const int64_t wide = depth <= kFewRows ? k.wide_floats : k.panel_floats;
@@ -164,7 +172,7 @@ void DensePlan::backward_filter(const float* x, int64_t x_stride, const float* d
       g.m = end - begin;
       g.n = std::min(wide, out_ - j);
       g.k = depth;
-      g.start = accumulate || r > 0 ? GemmStart::kChain : GemmStart::kZero;
+      g.start = r > 0 ? next : GemmStart::kZero;
       if (depth > kFewRows || g.n % lanes != 0) {
         g.b = scratch;
         g.b_row = round_up(g.n, lanes);
@@ -289,7 +297,7 @@ fbn_status fbn_dense_backward(const fbn_dense* d, const float* dy, const float* 
         plan.backward_data(gradient + r.begin * out, out, r.size(), kernel, dx + r.begin * in, in, c.begin, c.end, own);
       } else if (i < data_tasks + filter_tasks) {
         const Range k = filter.column_range(i - data_tasks);
-        plan.backward_filter(x, in, gradient, out, rows, dkernel + k.begin * out, k.begin, k.end, false, own);
+        plan.backward_filter(x, in, gradient, out, rows, dkernel + k.begin * out, k.begin, k.end, own);
       } else {
         const Range c = part_of(out, bias_parts, i - data_tasks - filter_tasks, grain);
         column_sums(gradient + c.begin, out, rows, c.size(), sums + c.begin, false);

@@ -1,7 +1,8 @@
 // dense: y = act(x W + b), W (in, out) row-major; block functions on row and column ranges.
 //
 // All run on the calling thread, neither allocate nor throw. Element (r, c) of a result depends on row r of
-// x or dy, the weights and the reduction order, which is fixed by (in, out) alone: not on the ranges given.
+// x or dy, the weights and the reduction order, which is fixed by (in, out), and by the number of rows that are summed:
+// not on the ranges given.
 #pragma once
 
 #include <fastbn/fastbn.h>
@@ -30,11 +31,11 @@ class DensePlan {
   // dx[r][k] = sum_c dy[r][c] W[k][c] for k in [begin, end).
   void backward_data(const float* dy, int64_t dy_stride, int64_t rows, const float* kernel, float* dx,
                      int64_t dx_stride, int64_t begin, int64_t end, float* scratch) const noexcept;
-  // dkernel[k - begin][c] = (accumulate ? old : 0) + sum_r x[r][k] dy[r][c] for k in [begin, end), all c, as
-  // one chain over r in order beginning at the old value: splitting the rows over calls leaves the bits alone.
-  // dkernel points at row `begin`; its rows are out_features long.
+  // dkernel[k - begin][c] = sum_r x[r][k] dy[r][c] for k in [begin, end), all c: one chain over r in order up to 1024
+  // rows, more as sums of even chains of at most 512, added in order. dkernel points at row `begin`; its rows are
+  // out_features long.
   void backward_filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
-                       float* dkernel, int64_t begin, int64_t end, bool accumulate, float* scratch) const noexcept;
+                       float* dkernel, int64_t begin, int64_t end, float* scratch) const noexcept;
 
  private:
   int64_t in_ = 0, out_ = 0;

@@ -98,7 +98,7 @@ void Planner::backward_dense(const Op& op, int dy) {
       s.scratch_floats = plan.scratch(plan_->chunk * in.rows, in.columns);
       s.run = [=](const StepContext& c) {
         plan.backward_filter(c.at(x), in.columns, c.at(dz), out.columns, c.count * in.rows,
-                             c.at(partial) + c.chunk * kernel->size, 0, in.columns, false, c.scratch);
+                             c.at(partial) + c.chunk * kernel->size, 0, in.columns, c.scratch);
       };
       emit(std::move(s));
       pending_.push_back({kernel, partial, true});
@@ -168,7 +168,7 @@ void Planner::backward_dense(const Op& op, int dy) {
     s.run = [=](const StepContext& c) {
       for (int64_t k = c.begin; k < c.end; k += tile_rows) {
         const int64_t end = std::min(k + tile_rows, c.end);
-        plan.backward_filter(c.at(x), in.columns, c.at(dz), out.columns, c.count * in.rows, c.scratch, k, end, false,
+        plan.backward_filter(c.at(x), in.columns, c.at(dz), out.columns, c.count * in.rows, c.scratch, k, end,
                              c.scratch + round_up(tile, 16));
         update_parameter(*store, c.run->rule, *kernel, c.scratch, k * out.columns, (end - k) * out.columns);
       }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import oracles
 import pytest
-from cases import tolerance
 from harness.compare import unit
 from harness.tiers import short_and_long
 
@@ -79,14 +78,13 @@ def test_sums_of_a_million_terms(rows):
     xc, r = exact_x - exact_x.mean(axis=0), 1 / np.sqrt(exact_x.var(axis=0) + 1e-3)
     size = np.abs(exact_dy * xc).sum(axis=0) * r
     assert (np.abs(dgamma - (exact_dy * xc).sum(axis=0) * r) <= 4 * unit(size)).all()
-    # the gradients of a dense layer and of a 1 x 1 convolution: products of float32, chunks in a tree
+    # the gradients of a dense layer and of a 1 x 1 convolution: chains of float32, added up
     kernel = np.ones((3, 5), np.float32)
     g = np.repeat(dy[:, :1], 5, axis=1)
     expected = exact_x.T @ g.astype(np.float64)
     bound = 64 * unit(expected)
     _, dkernel, dbias = ops.dense_backward(g, x, kernel)
-    # blocks of rows, added one after another in float32
-    assert (np.abs(dkernel - expected) <= tolerance(rows) * expected).all(), np.abs(dkernel - expected) / unit(expected)
+    assert (np.abs(dkernel - expected) <= bound).all(), np.abs(dkernel - expected) / unit(expected)
     assert (np.abs(dbias - g.astype(np.float64).sum(axis=0)) <= 4 * unit(dbias)).all()
     images = (rows // 1000, 1000 // 8, 8)
     _, dkernel, dbias = ops.conv2d_backward(g.reshape(*images, 5), x.reshape(*images, 3), kernel[None, None])
