@@ -194,21 +194,24 @@ void backward_sums(int64_t rows, int64_t channels, int64_t stride, const float* 
   });
 }
 
-// The elementwise passes: body(channel, n) loads the factors of a vector of channels and returns a function of the
-// element's offset.
+// The elementwise passes: body(channel, n, each) loads the factors of a vector of channels and calls each(element),
+// which calls element(offset) for the rows. Factors are captured by reference: g++ copies closures that hold them in
+// pieces of half a vector, by way of memory.
 template <class Body>
 FASTBN_INLINE void for_each_element(int64_t rows, int64_t channels, int64_t stride, Body body) {
   for (int64_t first = 0; first < rows; first += kApplyRows) {
     const int64_t count = rows - first < kApplyRows ? rows - first : kApplyRows;
     const auto column = [&](int64_t c, auto n) __attribute__((always_inline)) {
-      const auto element = body(c, n);
-      int64_t i = first * stride + c;
-      if (count == kApplyRows) {
+      body(
+          c, n, [&](auto element) __attribute__((always_inline)) {
+            int64_t i = first * stride + c;
+            if (count == kApplyRows) {
 #pragma GCC unroll 8
-        for (int64_t r = 0; r < kApplyRows; ++r) element(i + r * stride);
-        return;
-      }
-      for (int64_t r = 0; r < count; ++r, i += stride) element(i);
+              for (int64_t r = 0; r < kApplyRows; ++r) element(i + r * stride);
+              return;
+            }
+            for (int64_t r = 0; r < count; ++r, i += stride) element(i);
+          });
     };
     int64_t c = 0;
     for (; c + kLanes <= channels; c += kLanes) column(c, Constant<kLanes>{});
@@ -243,15 +246,15 @@ FASTBN_INLINE void apply_pass(int64_t rows, int64_t channels, int64_t stride, co
   const vfloat slope = broadcast(alpha);
   const int64_t ahead = prefetch_distance(kApplyRows, stride);
   for_each_element(
-      rows, channels, stride, [&](int64_t c, auto n) __attribute__((always_inline)) {
+      rows, channels, stride, [&](int64_t c, auto n, auto each) __attribute__((always_inline)) {
         const Factors f = load_factors(k, c, n);
-        return [=](int64_t i) __attribute__((always_inline)) {
+        each([&](int64_t i) __attribute__((always_inline)) {
           prefetch(x + i + ahead);
           if constexpr (Residual) prefetch(residual + i + ahead);
           Doubles value = multiply_add(centred(x + i, f, n), f.scale, f.shift);
           if constexpr (Residual) value = value + load_wide(residual + i, n);
           store_n(y + i, activate<Activation>(narrow(value), slope), n);
-        };
+        });
       });
 }
 
@@ -282,14 +285,14 @@ FASTBN_INLINE void backward_apply_pass(int64_t rows, int64_t channels, int64_t s
   const vfloat slope_below = broadcast(alpha);
   const int64_t ahead = prefetch_distance(kApplyRows, stride);
   for_each_element(
-      rows, channels, stride, [&](int64_t c, auto n) __attribute__((always_inline)) {
+      rows, channels, stride, [&](int64_t c, auto n, auto each) __attribute__((always_inline)) {
         const Factors f = load_factors(k, c, n);
         Doubles slope{}, dy_mean{};  // dx = (d - dy_mean) scale - xc slope
         if constexpr (!Frozen) {
           slope = f.scale * load_sums(k.xc_factor + c, n);
           dy_mean = load_sums(k.dy_mean + c, n);
         }
-        return [=](int64_t i) __attribute__((always_inline)) {
+        each([&](int64_t i) __attribute__((always_inline)) {
           prefetch(x + i + ahead);
           prefetch(dy + i + ahead);
           if (Activation != kLinear && y) prefetch(y + i + ahead);
@@ -299,7 +302,7 @@ FASTBN_INLINE void backward_apply_pass(int64_t rows, int64_t channels, int64_t s
           if (!dx) return;
           if (Frozen) return store_n(dx + i, narrow(d * f.scale), n);
           store_n(dx + i, narrow(negative_multiply_add(xc, slope, (d - dy_mean) * f.scale)), n);
-        };
+        });
       });
 }
 

@@ -153,10 +153,15 @@ FASTBN_INLINE vfloat round_even(vfloat v) {
 }
 FASTBN_INLINE vint to_int(vfloat v) { return __builtin_convertvector(v, vint); }
 
-// g++ 12 makes 512-bit conversions by __builtin_convertvector from narrower ones: named instructions instead.
+// g++ 12 makes wide conversions by __builtin_convertvector from narrower ones, by way of memory: named instructions
+// instead.
 FASTBN_INLINE vdouble to_double(vhalf v) {
 #if defined(__AVX512F__)
   return (vdouble)_mm512_maskz_cvtps_pd(0xff, (__m256)v);
+#elif defined(__AVX2__)
+  return (vdouble)_mm256_cvtps_pd((__m128)v);
+#elif defined(__SSE2__)
+  return (vdouble)_mm_cvtps_pd((__m128)_mm_loadl_epi64((const __m128i*)&v));
 #else
   return __builtin_convertvector(v, vdouble);
 #endif
@@ -164,6 +169,8 @@ FASTBN_INLINE vdouble to_double(vhalf v) {
 FASTBN_INLINE vhalf to_float(vdouble v) {
 #if defined(__AVX512F__)
   return (vhalf)_mm512_maskz_cvtpd_ps(0xff, (__m512d)v);
+#elif defined(__AVX2__)
+  return (vhalf)_mm256_cvtpd_ps((__m256d)v);
 #else
   return __builtin_convertvector(v, vhalf);
 #endif
