@@ -6,7 +6,7 @@ import html
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.text import Text
 
 STYLES = {
     r"(?m)^(phase \d+|program|memory|fused|stored|made again).*$": "bold",
@@ -22,13 +22,13 @@ class ProgramText(str):
 
     __slots__ = ()
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich__(self) -> Text:
         from rich.text import Text
 
-        text = Text(str(self), no_wrap=True, overflow="fold")
+        text = Text(str(self))
         for pattern, style in STYLES.items():
             text.highlight_regex(pattern, style)
-        yield text
+        return text
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(self)}</pre>"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import threading
 
 import numpy as np
 import pytest
+import rich.console
 
 import fastbn
 from fastbn import callbacks, layers, losses, metrics, optimizers, utils
@@ -588,6 +590,55 @@ def test_program_tells_what_was_fused():
     text = classifier().program()
     assert "dense_1" in text
     assert "softmax cross-entropy" in text
+
+
+def images_with_everything() -> fastbn.Sequential:
+    return fastbn.Sequential(
+        [
+            fastbn.Input((8, 8, 2)),
+            layers.Conv2D(8, 3, use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Dropout(0.5),
+            layers.Conv2D(8, 3),
+            layers.BatchNormalization(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def test_prediction_is_one_pass_over_blocks():
+    text = images_with_everything().program()  # not compiled: the program of a prediction
+    phases = text.split("\nphase ")[1:]
+    assert [phase.splitlines()[0] for phase in phases] == [
+        "1: each step by itself",
+        "2: split by samples, a chunk a task",
+    ]
+    assert {line.partition(": ")[2] for line in phases[0].splitlines()[1:] if line} == {"coefficients"}
+    assert "dropout" not in text
+    assert "0 B stored for a sample" in text
+    assert "statistics" not in text
+
+
+def test_programs_for_other_batches():
+    model = images_with_everything()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.train_on_batch(np.zeros((6, 8, 8, 2), np.float32), np.zeros(6, np.int32))
+    assert model.program() == model.program(6)
+    text = model.program(batch_size=64)
+    assert text.startswith("program for up to 64 samples in chunks of 4\n")
+    assert "stored, because a later phase reads it\n  conv2d, 1152 B a sample, phases 2 to " in text
+    assert "made again instead of stored\n" in text
+    assert model.optimizer.iterations == 1
+    assert model.program().startswith("program for up to 6 samples")
+    assert text._repr_html_() == f"<pre>{html.escape(text)}</pre>"
+    console = rich.console.Console(force_terminal=True, width=200, color_system="truecolor")
+    with console.capture() as captured:
+        console.print(text)
+    assert "\x1b[1mphase 2" in captured.get()
+    with pytest.raises(ValueError, match="program: batch_size must be at least 1"):
+        model.program(0)
 
 
 def test_models_in_several_threads():
