@@ -17,12 +17,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+BENCH = Path(__file__).resolve().parent
+sys.path[:0] = [str(BENCH), str(BENCH.parent / "tests")]  # `benching`, and the tests' `oracles`
 
 STEPS = 20
 LIMITS = {"cnn": 0.20, "resnet20": 0.70}
 SIDES = ("fastbn", "torch contiguous", "torch channels_last")
-OPTIMIZER = {"name": "sgd", "learning_rate": 0.01, "momentum": 0.9}
+OPTIMIZER = {"name": "sgd", "learning_rate": 0.01, "momentum": 0.9, "nesterov": False}
 
 
 def status(field: str) -> int:
