@@ -289,9 +289,7 @@ void run_lane(Region& r, int lane, int present) {
 // No variable is shared with the region: the lanes read everything through `published`.
 void open_region(int lanes) {
 #pragma omp parallel num_threads(lanes)
-  {
-    run_lane(*published.load(std::memory_order_acquire), omp_get_thread_num(), omp_get_num_threads());
-  }
+  { run_lane(*published.load(std::memory_order_acquire), omp_get_thread_num(), omp_get_num_threads()); }
 }
 
 // A thread that survived a fork has a dead OpenMP team, and a region that it opens hangs under libgomp. A fresh thread

@@ -24,8 +24,8 @@ class TaskRef {
  public:
   TaskRef() = default;
   template <class Body>
-    requires(!std::is_same_v<std::remove_cvref_t<Body>, TaskRef>)
-  TaskRef(Body&& body)  // NOLINT: implicit on purpose, it is a parameter type
+  requires(!std::is_same_v<std::remove_cvref_t<Body>, TaskRef>)
+      TaskRef(Body&& body)  // NOLINT: implicit on purpose, it is a parameter type
       : object_(const_cast<void*>(static_cast<const void*>(&body))), call_([](void* object, int64_t task, int lane) {
           (*static_cast<std::remove_reference_t<Body>*>(object))(task, lane);
         }) {}
