@@ -183,7 +183,8 @@ def batch_norm_backward(
     residual: bool,
     frozen: bool,
 ) -> None: ...
-def batch_norm_partial(x: _F32, mean: _F64, m2: _F64) -> None: ...
+def batch_norm_chunk_rows(total_rows: int, channels: int) -> int: ...
+def batch_norm_partial(x: _F32, total_rows: int, mean: _F64, m2: _F64) -> None: ...
 def batch_norm_merge(counts: _I64, means: _F64, m2s: _F64, mean: _F64, variance: _F64) -> None: ...
 def batch_norm_backward_partial(
     dy: _F32 | None,
@@ -193,6 +194,7 @@ def batch_norm_backward_partial(
     mean: _F64,
     variance: _F64,
     y: _F32 | None,
+    total_rows: int,
     sum_dy: _F64,
     sum_dy_xc: _F64,
     epsilon: float,
@@ -200,6 +202,7 @@ def batch_norm_backward_partial(
     alpha: float,
     residual: bool,
 ) -> None: ...
+def batch_norm_backward_merge(sums_dy: _F64, sums_dy_xc: _F64, sum_dy: _F64, sum_dy_xc: _F64) -> None: ...
 def batch_norm_backward_apply(
     dy: _F32 | None,
     x: _F32,

@@ -259,13 +259,16 @@ cdef fbn_status fbn_batch_norm_backward(const fbn_batch_norm* d, const float* dy
 cdef fbn_status fbn_batch_norm_inference(const fbn_batch_norm* d, const float* x, const float* gamma,
         const float* beta, const double* mean, const double* variance, const float* residual, float* y,
         const fbn_exec* exec) noexcept nogil
-cdef fbn_status fbn_batch_norm_partial(const fbn_batch_norm* d, const float* x, double* mean, double* m2,
-        const fbn_exec* exec) noexcept nogil
+cdef fbn_status fbn_batch_norm_chunk_rows(int64_t total_rows, int64_t channels, int64_t* chunk_rows) noexcept nogil
+cdef fbn_status fbn_batch_norm_partial(const fbn_batch_norm* d, const float* x, int64_t total_rows, double* mean,
+        double* m2, const fbn_exec* exec) noexcept nogil
 cdef fbn_status fbn_batch_norm_merge(int64_t shards, int64_t channels, const int64_t* counts, const double* means,
         const double* m2s, double* mean, double* variance) noexcept nogil
 cdef fbn_status fbn_batch_norm_backward_partial(const fbn_batch_norm* d, const float* dy, const float* x,
         const float* gamma, const float* beta, const double* mean, const double* variance, const float* y,
-        double* sum_dy, double* sum_dy_xc, const fbn_exec* exec) noexcept nogil
+        int64_t total_rows, double* sum_dy, double* sum_dy_xc, const fbn_exec* exec) noexcept nogil
+cdef fbn_status fbn_batch_norm_backward_merge(int64_t shards, int64_t channels, const double* sums_dy,
+        const double* sums_dy_xc, double* sum_dy, double* sum_dy_xc) noexcept nogil
 cdef fbn_status fbn_batch_norm_backward_apply(const fbn_batch_norm* d, const float* dy, const float* x,
         const float* gamma, const float* beta, const double* mean, const double* variance, const float* y,
         const double* sum_dy, const double* sum_dy_xc, int64_t total_rows, float* dx, float* dresidual,

@@ -38,13 +38,18 @@ cdef extern from "fastbn/fastbn.h" nogil:
     fbn_status c_batch_norm_inference "fbn_batch_norm_inference"(const fbn_batch_norm* d, const float* x,
         const float* gamma, const float* beta, const double* mean, const double* variance, const float* residual,
         float* y, const fbn_exec* exec)
-    fbn_status c_batch_norm_partial "fbn_batch_norm_partial"(const fbn_batch_norm* d, const float* x, double* mean,
-        double* m2, const fbn_exec* exec)
+    fbn_status c_batch_norm_chunk_rows "fbn_batch_norm_chunk_rows"(int64_t total_rows, int64_t channels,
+        int64_t* chunk_rows)
+    fbn_status c_batch_norm_partial "fbn_batch_norm_partial"(const fbn_batch_norm* d, const float* x,
+        int64_t total_rows, double* mean, double* m2, const fbn_exec* exec)
     fbn_status c_batch_norm_merge "fbn_batch_norm_merge"(int64_t shards, int64_t channels, const int64_t* counts,
         const double* means, const double* m2s, double* mean, double* variance)
     fbn_status c_batch_norm_backward_partial "fbn_batch_norm_backward_partial"(const fbn_batch_norm* d,
         const float* dy, const float* x, const float* gamma, const float* beta, const double* mean,
-        const double* variance, const float* y, double* sum_dy, double* sum_dy_xc, const fbn_exec* exec)
+        const double* variance, const float* y, int64_t total_rows, double* sum_dy, double* sum_dy_xc,
+        const fbn_exec* exec)
+    fbn_status c_batch_norm_backward_merge "fbn_batch_norm_backward_merge"(int64_t shards, int64_t channels,
+        const double* sums_dy, const double* sums_dy_xc, double* sum_dy, double* sum_dy_xc)
     fbn_status c_batch_norm_backward_apply "fbn_batch_norm_backward_apply"(const fbn_batch_norm* d, const float* dy,
         const float* x, const float* gamma, const float* beta, const double* mean, const double* variance,
         const float* y, const double* sum_dy, const double* sum_dy_xc, int64_t total_rows, float* dx, float* dresidual,
@@ -213,9 +218,14 @@ cdef fbn_status fbn_batch_norm_inference(const fbn_batch_norm* d, const float* x
     return c_batch_norm_inference(d, x, gamma, beta, mean, variance, residual, y, exec)
 
 
-cdef fbn_status fbn_batch_norm_partial(const fbn_batch_norm* d, const float* x, double* mean, double* m2,
-        const fbn_exec* exec) noexcept nogil:
-    return c_batch_norm_partial(d, x, mean, m2, exec)
+cdef fbn_status fbn_batch_norm_chunk_rows(int64_t total_rows, int64_t channels,
+        int64_t* chunk_rows) noexcept nogil:
+    return c_batch_norm_chunk_rows(total_rows, channels, chunk_rows)
+
+
+cdef fbn_status fbn_batch_norm_partial(const fbn_batch_norm* d, const float* x, int64_t total_rows, double* mean,
+        double* m2, const fbn_exec* exec) noexcept nogil:
+    return c_batch_norm_partial(d, x, total_rows, mean, m2, exec)
 
 
 cdef fbn_status fbn_batch_norm_merge(int64_t shards, int64_t channels, const int64_t* counts, const double* means,
@@ -225,8 +235,14 @@ cdef fbn_status fbn_batch_norm_merge(int64_t shards, int64_t channels, const int
 
 cdef fbn_status fbn_batch_norm_backward_partial(const fbn_batch_norm* d, const float* dy, const float* x,
         const float* gamma, const float* beta, const double* mean, const double* variance, const float* y,
-        double* sum_dy, double* sum_dy_xc, const fbn_exec* exec) noexcept nogil:
-    return c_batch_norm_backward_partial(d, dy, x, gamma, beta, mean, variance, y, sum_dy, sum_dy_xc, exec)
+        int64_t total_rows, double* sum_dy, double* sum_dy_xc, const fbn_exec* exec) noexcept nogil:
+    return c_batch_norm_backward_partial(d, dy, x, gamma, beta, mean, variance, y, total_rows, sum_dy, sum_dy_xc,
+        exec)
+
+
+cdef fbn_status fbn_batch_norm_backward_merge(int64_t shards, int64_t channels, const double* sums_dy,
+        const double* sums_dy_xc, double* sum_dy, double* sum_dy_xc) noexcept nogil:
+    return c_batch_norm_backward_merge(shards, channels, sums_dy, sums_dy_xc, sum_dy, sum_dy_xc)
 
 
 cdef fbn_status fbn_batch_norm_backward_apply(const fbn_batch_norm* d, const float* dy, const float* x,

@@ -88,13 +88,19 @@ void batch_norm_backward(const py::object& dy, const py::object& x, const py::ob
   });
 }
 
-void batch_norm_partial(const py::object& x, const py::object& mean, const py::object& m2) {
+int64_t batch_norm_chunk_rows(int64_t total_rows, int64_t channels) {
+  int64_t rows = 0;
+  check(fbn_batch_norm_chunk_rows(total_rows, channels, &rows));
+  return rows;
+}
+
+void batch_norm_partial(const py::object& x, int64_t total_rows, const py::object& mean, const py::object& m2) {
   Operands operands("batch_norm_partial");
   const auto vx = operands.view<float>(x, "x", 2);
   const fbn_batch_norm d = describe(vx.shape, 1e-3, FBN_LINEAR, 0, false, false);
   double* pm = operands.out<double>(mean, "mean", {d.channels});
   double* ps = operands.out<double>(m2, "m2", {d.channels});
-  operands.run([&] { return fbn_batch_norm_partial(&d, vx.data, pm, ps, interruptible()); });
+  operands.run([&] { return fbn_batch_norm_partial(&d, vx.data, total_rows, pm, ps, interruptible()); });
 }
 
 void batch_norm_merge(const py::object& counts, const py::object& means, const py::object& m2s, const py::object& mean,
@@ -111,17 +117,29 @@ void batch_norm_merge(const py::object& counts, const py::object& means, const p
 
 void batch_norm_backward_partial(const py::object& dy, const py::object& x, const py::object& gamma,
                                  const py::object& beta, const py::object& mean, const py::object& variance,
-                                 const py::object& y, const py::object& sum_dy, const py::object& sum_dy_xc,
-                                 double epsilon, int32_t activation, float alpha, bool residual) {
+                                 const py::object& y, int64_t total_rows, const py::object& sum_dy,
+                                 const py::object& sum_dy_xc, double epsilon, int32_t activation, float alpha,
+                                 bool residual) {
   Operands operands("batch_norm_backward_partial");
   const Backward b =
       take_backward(operands, dy, x, gamma, beta, mean, variance, y, epsilon, activation, alpha, residual, false);
   double* ps = operands.out<double>(sum_dy, "sum_dy", {b.d.channels});
   double* pc = operands.out<double>(sum_dy_xc, "sum_dy_xc", {b.d.channels});
   operands.run([&] {
-    return fbn_batch_norm_backward_partial(&b.d, b.dy, b.x.data, b.gamma, b.beta, b.mean, b.variance, b.y, ps, pc,
-                                           interruptible());
+    return fbn_batch_norm_backward_partial(&b.d, b.dy, b.x.data, b.gamma, b.beta, b.mean, b.variance, b.y, total_rows,
+                                           ps, pc, interruptible());
   });
+}
+
+void batch_norm_backward_merge(const py::object& sums_dy, const py::object& sums_dy_xc, const py::object& sum_dy,
+                               const py::object& sum_dy_xc) {
+  Operands operands("batch_norm_backward_merge");
+  const auto vs = operands.view<double>(sums_dy, "sums_dy", 2);
+  const int64_t shards = vs.shape[0], channels = vs.shape[1];
+  const double* pc = operands.in<double>(sums_dy_xc, "sums_dy_xc", vs.shape);
+  double* ps = operands.out<double>(sum_dy, "sum_dy", {channels});
+  double* pq = operands.out<double>(sum_dy_xc, "sum_dy_xc", {channels});
+  operands.run([&] { return fbn_batch_norm_backward_merge(shards, channels, vs.data, pc, ps, pq); });
 }
 
 void batch_norm_backward_apply(const py::object& dy, const py::object& x, const py::object& gamma,
@@ -155,12 +173,15 @@ void register_normalization(py::module_& m) {
         py::arg("mean"), py::arg("variance"), py::arg("y"), py::arg("dx"), py::arg("dgamma"), py::arg("dbeta"),
         py::arg("dresidual"), py::arg("epsilon"), py::arg("activation"), py::arg("alpha"), py::arg("residual"),
         py::arg("frozen"));
-  m.def("batch_norm_partial", &batch_norm_partial, py::arg("x"), py::arg("mean"), py::arg("m2"));
+  m.def("batch_norm_chunk_rows", &batch_norm_chunk_rows, py::arg("total_rows"), py::arg("channels"));
+  m.def("batch_norm_partial", &batch_norm_partial, py::arg("x"), py::arg("total_rows"), py::arg("mean"), py::arg("m2"));
   m.def("batch_norm_merge", &batch_norm_merge, py::arg("counts"), py::arg("means"), py::arg("m2s"), py::arg("mean"),
         py::arg("variance"));
   m.def("batch_norm_backward_partial", &batch_norm_backward_partial, py::arg("dy"), py::arg("x"), py::arg("gamma"),
-        py::arg("beta"), py::arg("mean"), py::arg("variance"), py::arg("y"), py::arg("sum_dy"), py::arg("sum_dy_xc"),
-        py::arg("epsilon"), py::arg("activation"), py::arg("alpha"), py::arg("residual"));
+        py::arg("beta"), py::arg("mean"), py::arg("variance"), py::arg("y"), py::arg("total_rows"), py::arg("sum_dy"),
+        py::arg("sum_dy_xc"), py::arg("epsilon"), py::arg("activation"), py::arg("alpha"), py::arg("residual"));
+  m.def("batch_norm_backward_merge", &batch_norm_backward_merge, py::arg("sums_dy"), py::arg("sums_dy_xc"),
+        py::arg("sum_dy"), py::arg("sum_dy_xc"));
   m.def("batch_norm_backward_apply", &batch_norm_backward_apply, py::arg("dy"), py::arg("x"), py::arg("gamma"),
         py::arg("beta"), py::arg("mean"), py::arg("variance"), py::arg("y"), py::arg("sum_dy"), py::arg("sum_dy_xc"),
         py::arg("total_rows"), py::arg("dx"), py::arg("dresidual"), py::arg("epsilon"), py::arg("activation"),

@@ -105,11 +105,15 @@ namespace {
 // their partial sums are merged pairwise in a fixed tree. Slices of channels are independent of each other.
 class Parts {
  public:
-  Parts(int64_t rows, int64_t channels) : rows_(rows), channels_(channels) {
-    // Enough rows in a chunk that its partial sums (float64) are small beside its data.
-    chunk_ = std::max({(rows + kMaxChunks - 1) / kMaxChunks, int64_t{64}, kChunkElements / channels});
+  // `rows` of a batch of `total`: a shard is cut as the batch is.
+  Parts(int64_t rows, int64_t total, int64_t channels)
+      : rows_(rows), channels_(channels), chunk_(chunk_rows(total, channels)) {
     chunks_ = std::max<int64_t>((rows + chunk_ - 1) / chunk_, 1);
     slices_ = (channels + kSlice - 1) / kSlice;
+  }
+  // Enough rows in a chunk that its partial sums (float64) are small beside its data.
+  static int64_t chunk_rows(int64_t total, int64_t channels) {
+    return std::max({total / kMaxChunks + (total % kMaxChunks != 0), int64_t{64}, kChunkElements / channels});
   }
   int64_t chunks() const { return chunks_; }
   int64_t slices() const { return slices_; }
@@ -119,6 +123,36 @@ class Parts {
  private:
   static constexpr int64_t kMaxChunks = 64, kChunkElements = 16384, kSlice = 256;
   int64_t rows_, channels_, chunk_, chunks_, slices_;
+};
+
+// As merge_tree, over parts that come one after the other: merge(part, later) adds what follows to a part.
+template <class Part>
+class TreeSum {
+ public:
+  template <class Merge>
+  void add(const Part& part, Merge merge) {
+    parts_[size_] = part;
+    levels_[size_++] = 0;
+    while (size_ > 1 && levels_[size_ - 1] == levels_[size_ - 2]) {
+      join(merge);
+      ++levels_[size_ - 1];
+    }
+  }
+  template <class Merge>
+  const Part& total(Merge merge) {
+    while (size_ > 1) join(merge);
+    return parts_[0];
+  }
+
+ private:
+  template <class Merge>
+  void join(Merge merge) {
+    --size_;
+    merge(parts_[size_ - 1], parts_[size_]);
+  }
+  Part parts_[65];  // a tree over 2^63 parts
+  int levels_[65];
+  int size_ = 0;
 };
 
 // merge(into, from) over the fixed tree: neighbours first, then neighbours of those, into chunk 0.
@@ -138,6 +172,14 @@ int64_t check_descriptor(const char* operation, const fbn_batch_norm* d) {
   require_activation(operation, d->activation, d->alpha);
   checked_product(operation, {d->channels, 64, 4});  // the partial sums
   return checked_product(operation, {d->rows, d->channels});
+}
+
+// Rows of the whole batch that x is a shard of.
+int64_t check_total(const char* operation, const fbn_batch_norm& d, int64_t total_rows) {
+  require(total_rows == 0 || total_rows >= d.rows, operation,
+          ": total_rows must count the rows of all shards, at least ", "this one's ", d.rows,
+          ". Received: total_rows=", total_rows);
+  return total_rows == 0 ? d.rows : total_rows;
 }
 
 void check_residual(const char* operation, const fbn_batch_norm& d, const float* residual, int64_t size) {
@@ -175,10 +217,10 @@ auto row_task(int64_t rows, int64_t tasks, Body body) {
 // Mean and m2 of the batch into partial arrays (chunk 0 of each), in two phases.
 class Statistics {
  public:
-  Statistics(const fbn_batch_norm& d, const float* x, Workspace& workspace)
+  Statistics(const fbn_batch_norm& d, const float* x, int64_t total_rows, Workspace& workspace)
       : d_(d),
         x_(x),
-        parts_(d.rows, d.channels),
+        parts_(d.rows, total_rows, d.channels),
         mean_at_(workspace.reserve<double>(parts_.chunks() * d.channels)),
         m2_at_(workspace.reserve<double>(parts_.chunks() * d.channels)) {}
   void bind(const Workspace& workspace) {
@@ -227,9 +269,9 @@ class Statistics {
 // sum dy' and sum dy' xc of the batch, the same way.
 class BackwardSums {
  public:
-  BackwardSums(const Backward& b, Workspace& workspace)
+  BackwardSums(const Backward& b, int64_t total_rows, Workspace& workspace)
       : b_(b),
-        parts_(b.d.rows, b.d.channels),
+        parts_(b.d.rows, total_rows, b.d.channels),
         dy_at_(workspace.reserve<double>(parts_.chunks() * b.d.channels)),
         xc_at_(workspace.reserve<double>(parts_.chunks() * b.d.channels)) {}
   void bind(const Workspace& workspace, BatchNormCoefficients coefficients) {
@@ -297,7 +339,7 @@ fbn_status fbn_batch_norm_forward(const fbn_batch_norm* d, const float* x, const
     require_array(operation, "variance", variance, d->channels);
     const Exec how = resolve_exec(operation, exec, [&] { return concatenate(d->rows, "x", d->channels); });
     Workspace workspace(operation, how);
-    Statistics statistics(*d, x, workspace);
+    Statistics statistics(*d, x, d->rows, workspace);
     const size_t storage = workspace.reserve<double>(d->channels * kBatchNormCoefficientArrays);
     if (workspace.commit()) return;
     statistics.bind(workspace);
@@ -354,17 +396,28 @@ fbn_status fbn_batch_norm_inference(const fbn_batch_norm* d, const float* x, con
   });
 }
 
-fbn_status fbn_batch_norm_partial(const fbn_batch_norm* d, const float* x, double* mean, double* m2,
+fbn_status fbn_batch_norm_chunk_rows(int64_t total_rows, int64_t channels, int64_t* chunk_rows) {
+  return guard([&] {
+    const char* operation = "batch_norm_chunk_rows";
+    require_size(operation, "total_rows", total_rows, 0);
+    require_size(operation, "channels", channels, 1);
+    require_array(operation, "chunk_rows", chunk_rows, 1);
+    *chunk_rows = Parts::chunk_rows(total_rows, channels);
+  });
+}
+
+fbn_status fbn_batch_norm_partial(const fbn_batch_norm* d, const float* x, int64_t total_rows, double* mean, double* m2,
                                   const fbn_exec* exec) {
   return guard([&] {
     const char* operation = "batch_norm_partial";
     const int64_t size = check_descriptor(operation, d);
+    const int64_t total = check_total(operation, *d, total_rows);
     require_array(operation, "x", x, size);
     require_array(operation, "mean", mean, d->channels);
     require_array(operation, "m2", m2, d->channels);
     const Exec how = resolve_exec(operation, exec, [&] { return concatenate(d->rows, "x", d->channels); });
     Workspace workspace(operation, how);
-    Statistics statistics(*d, x, workspace);
+    Statistics statistics(*d, x, total, workspace);
     if (workspace.commit()) return;
     statistics.bind(workspace);
 
@@ -398,12 +451,22 @@ fbn_status fbn_batch_norm_merge(int64_t shards, int64_t channels, const int64_t*
       total += counts[s];
     }
     require(total > 0, operation, ": statistics need at least one row. Received: counts that are all 0");
-    int64_t count = 0;
-    for (int64_t s = 0; s < shards; ++s) {
-      batch_norm_merge(channels, count, mean, variance, counts[s], means + s * channels, m2s + s * channels);
-      count += counts[s];
+    struct Part {
+      int64_t count;
+      double mean, m2;
+    };
+    const auto merge = [](Part& a, const Part& b) {
+      batch_norm_merge(1, a.count, &a.mean, &a.m2, b.count, &b.mean, &b.m2);
+      a.count += b.count;
+    };
+    for (int64_t c = 0; c < channels; ++c) {
+      TreeSum<Part> sum;
+      for (int64_t s = 0; s < shards; ++s)
+        if (counts[s] > 0) sum.add({counts[s], means[s * channels + c], m2s[s * channels + c]}, merge);
+      const Part& all = sum.total(merge);
+      mean[c] = all.mean;
+      variance[c] = all.m2 / static_cast<double>(total);
     }
-    for (int64_t c = 0; c < channels; ++c) variance[c] /= static_cast<double>(total);
   });
 }
 
@@ -419,7 +482,7 @@ fbn_status fbn_batch_norm_backward(const fbn_batch_norm* d, const float* dy, con
             ": dresidual needs has_residual in the descriptor. Received: has_residual=0");
     const Exec how = resolve_exec(operation, exec, [&] { return concatenate(d->rows, "x", d->channels); });
     Workspace workspace(operation, how);
-    BackwardSums sums(inputs, workspace);
+    BackwardSums sums(inputs, d->rows, workspace);
     const size_t storage = workspace.reserve<double>(d->channels * kBatchNormCoefficientArrays);
     if (workspace.commit()) return;
     const BatchNormCoefficients coefficients = batch_norm_coefficients(workspace.at<double>(storage), d->channels);
@@ -454,17 +517,19 @@ fbn_status fbn_batch_norm_backward(const fbn_batch_norm* d, const float* dy, con
 
 fbn_status fbn_batch_norm_backward_partial(const fbn_batch_norm* d, const float* dy, const float* x, const float* gamma,
                                            const float* beta, const double* mean, const double* variance,
-                                           const float* y, double* sum_dy, double* sum_dy_xc, const fbn_exec* exec) {
+                                           const float* y, int64_t total_rows, double* sum_dy, double* sum_dy_xc,
+                                           const fbn_exec* exec) {
   return guard([&] {
     const char* operation = "batch_norm_backward_partial";
     const int64_t size = check_descriptor(operation, d);
+    const int64_t total = check_total(operation, *d, total_rows);
     const Backward inputs{*d, dy, x, gamma, beta, mean, variance, y};
     check_backward(operation, inputs, size);
     require_array(operation, "sum_dy", sum_dy, d->channels);
     require_array(operation, "sum_dy_xc", sum_dy_xc, d->channels);
     const Exec how = resolve_exec(operation, exec, [&] { return concatenate(d->rows, "x", d->channels); });
     Workspace workspace(operation, how);
-    BackwardSums sums(inputs, workspace);
+    BackwardSums sums(inputs, total, workspace);
     const size_t storage = workspace.reserve<double>(d->channels * kBatchNormCoefficientArrays);
     if (workspace.commit()) return;
     const BatchNormCoefficients coefficients = batch_norm_coefficients(workspace.at<double>(storage), d->channels);
@@ -478,6 +543,34 @@ fbn_status fbn_batch_norm_backward_partial(const fbn_batch_norm* d, const float*
       std::copy_n(sums.sum_dy_xc(0, c), c.size(), sum_dy_xc + c.begin);
     };
     execute(how, {Phase{sums.chunk_tasks(), sum}, Phase{sums.parts().slices(), merge}}, static_cast<double>(size) * 12);
+  });
+}
+
+fbn_status fbn_batch_norm_backward_merge(int64_t shards, int64_t channels, const double* sums_dy,
+                                         const double* sums_dy_xc, double* sum_dy, double* sum_dy_xc) {
+  return guard([&] {
+    const char* operation = "batch_norm_backward_merge";
+    require_size(operation, "shards", shards, 1);
+    require_size(operation, "channels", channels, 1);
+    const int64_t size = checked_product(operation, {shards, channels, 2});
+    require_array(operation, "sums_dy", sums_dy, size);
+    require_array(operation, "sums_dy_xc", sums_dy_xc, size);
+    require_array(operation, "sum_dy", sum_dy, channels);
+    require_array(operation, "sum_dy_xc", sum_dy_xc, channels);
+    struct Part {
+      double dy, dy_xc;
+    };
+    const auto merge = [](Part& a, const Part& b) {
+      a.dy += b.dy;
+      a.dy_xc += b.dy_xc;
+    };
+    for (int64_t c = 0; c < channels; ++c) {
+      TreeSum<Part> sum;
+      for (int64_t s = 0; s < shards; ++s) sum.add({sums_dy[s * channels + c], sums_dy_xc[s * channels + c]}, merge);
+      const Part& all = sum.total(merge);
+      sum_dy[c] = all.dy;
+      sum_dy_xc[c] = all.dy_xc;
+    }
   });
 }
 

@@ -157,6 +157,10 @@ def batch_norm_inference(
     return y
 
 
+def _total_rows(op: str, view: _Axis, total_rows: Any) -> int:
+    return view.matrix_shape[0] if total_rows is None else integer(op, "total_rows", total_rows)
+
+
 class _Backward:
     """The operands that all three backward functions take, as the kernels want them."""
 
@@ -234,19 +238,42 @@ def batch_norm_backward(
     return tuple(array for array in arrays if array is not None)
 
 
-def batch_norm_partial(x: npt.ArrayLike, *, axis: int = -1) -> tuple[int, Float64, Float64]:
-    """Statistics of one shard of a batch, for `batch_norm_merge`: count, mean, m2 = sum (x - mean)^2 per channel."""
+def batch_norm_chunk_rows(total_rows: int, channels: int) -> int:
+    """Rows of one chunk of a batch of `total_rows` rows: the sums of a batch are the sums of its chunks, merged.
+
+    Shards of 1, 2, 4, ... chunks each (the last may be shorter) give the bits of the whole batch; see
+    `batch_norm_partial`. Raises ValueError for sizes that are none.
+    """
+    op = "batch_norm_chunk_rows"
+    return _core.batch_norm_chunk_rows(integer(op, "total_rows", total_rows), integer(op, "channels", channels))
+
+
+def batch_norm_partial(
+    x: npt.ArrayLike, *, total_rows: int | None = None, axis: int = -1
+) -> tuple[int, Float64, Float64]:
+    """Statistics of one shard of a batch, for `batch_norm_merge`: count, mean, m2 = sum (x - mean)^2 per channel.
+
+    total_rows: rows of the whole batch (all axes but `axis`), of which x is one shard; it decides how sums are cut into
+    chunks. None: x alone. The merged statistics are those of the whole batch within rounding, and bit for bit where
+    every shard is 1, 2, 4, ... chunks (`batch_norm_chunk_rows`) of it and the last one what is left.
+
+    Raises ValueError for fewer rows in total than in x, TypeError for arrays that are not of real numbers.
+    """
     op = "batch_norm_partial"
     view, xs = _begin(op, x, axis)
+    rows = _total_rows(op, view, total_rows)
     mean, m2 = np.empty(view.channels), np.empty(view.channels)
-    _core.batch_norm_partial(xs, mean, m2)
+    _core.batch_norm_partial(xs, rows, mean, m2)
     return view.matrix_shape[0], mean, m2
 
 
 def batch_norm_merge(counts: npt.ArrayLike, means: npt.ArrayLike, m2s: npt.ArrayLike) -> tuple[Float64, Float64]:
-    """Mean and biased variance of a whole batch from its shards, merged in the order given (Chan et al. 1979).
+    """Mean and biased variance of a whole batch from its shards, merged pairwise in the order given (Chan et al. 1979).
 
-    counts: (shards,) integers; means, m2s: (shards, C), one row per result of `batch_norm_partial`.
+    counts: (shards,) integers; means, m2s: (shards, C), one row per result of `batch_norm_partial`. Shards without rows
+    count for nothing.
+
+    Raises ValueError for shapes that do not fit or no rows, TypeError for counts that are not integers.
     """
     op = "batch_norm_merge"
     ns = as_array(op, "counts", counts)
@@ -270,6 +297,7 @@ def batch_norm_backward_partial(
     mean: npt.ArrayLike,
     variance: npt.ArrayLike,
     *,
+    total_rows: int | None = None,
     beta: npt.ArrayLike | None = None,
     axis: int = -1,
     epsilon: float = 1e-3,
@@ -280,14 +308,33 @@ def batch_norm_backward_partial(
 ) -> tuple[Float64, Float64]:
     """Sums of one shard for the backward pass: sum dy' and sum dy' (x - mean) per channel, float64.
 
-    Add them up over all shards; then dbeta is the first, dgamma the second times r = 1 / sqrt(variance + epsilon), and
-    `batch_norm_backward_apply` gives each shard's dx. mean and variance are those of the whole batch.
+    mean and variance are those of the whole batch, total_rows its rows (None: x alone), as in `batch_norm_partial`.
+    `batch_norm_backward_merge` adds the sums of all shards; then `batch_norm_backward_apply` gives each shard's dx.
+
+    Raises ValueError for shapes that do not fit, TypeError for arrays that are not of real numbers.
     """
     op = "batch_norm_backward_partial"
     b = _Backward(op, dy, x, gamma, mean, variance, beta, axis, epsilon, y, activation, alpha, residual)
-    view = b.view
-    sum_dy, sum_dy_xc = np.empty(view.channels), np.empty(view.channels)
-    _core.batch_norm_backward_partial(*b.arrays, sum_dy, sum_dy_xc, *b.options)
+    rows = _total_rows(op, b.view, total_rows)
+    sum_dy, sum_dy_xc = np.empty(b.view.channels), np.empty(b.view.channels)
+    _core.batch_norm_backward_partial(*b.arrays, rows, sum_dy, sum_dy_xc, *b.options)
+    return sum_dy, sum_dy_xc
+
+
+def batch_norm_backward_merge(sums_dy: npt.ArrayLike, sums_dy_xc: npt.ArrayLike) -> tuple[Float64, Float64]:
+    """Sums over a whole batch from those of its shards, added pairwise in the order given.
+
+    sums_dy, sums_dy_xc: (shards, C), one row per result of `batch_norm_backward_partial`, without those of empty shards
+    where bits matter. dbeta is the first result, dgamma the second times r = 1 / sqrt(variance + epsilon).
+
+    Raises ValueError for shapes that do not fit, TypeError for arrays that are not of real numbers.
+    """
+    op = "batch_norm_backward_merge"
+    dys, xcs = as_float64(op, "sums_dy", sums_dy), as_float64(op, "sums_dy_xc", sums_dy_xc)
+    if dys.ndim != 2 or not dys.size:
+        raise ValueError(f"{op}: sums_dy must have shape (shards, channels). Received: sums_dy.shape={dys.shape}")
+    sum_dy, sum_dy_xc = np.empty(dys.shape[1]), np.empty(dys.shape[1])
+    _core.batch_norm_backward_merge(dys, xcs, sum_dy, sum_dy_xc)
     return sum_dy, sum_dy_xc
 
 

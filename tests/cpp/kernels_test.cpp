@@ -305,8 +305,8 @@ void test_batch_norm() {
     const int64_t counts[2] = {static_cast<int64_t>(cut), static_cast<int64_t>(rows - cut)};
     for (size_t shard = 0; shard < 2; ++shard) {
       d.rows = counts[shard];
-      check_ok(fbn_batch_norm_partial(&d, x.data() + shard * cut * c, means.data() + shard * c, m2s.data() + shard * c,
-                                      &exec),
+      check_ok(fbn_batch_norm_partial(&d, x.data() + shard * cut * c, shape[0], means.data() + shard * c,
+                                      m2s.data() + shard * c, &exec),
                "batch_norm_partial");
     }
     check_ok(
@@ -315,9 +315,14 @@ void test_batch_norm() {
     check_close(found_mean, mean, "merged mean");
     check_close(found_variance, variance, "merged variance");
     d.rows = shape[0];
-    check_ok(fbn_batch_norm_backward_partial(&d, dy.data(), x.data(), gamma.data(), beta.data(), mean.data(),
-                                             variance.data(), y_given.data(), sums.data(), products.data(), &exec),
-             "batch_norm_backward_partial");
+    check_ok(
+        fbn_batch_norm_backward_partial(&d, dy.data(), x.data(), gamma.data(), beta.data(), mean.data(),
+                                        variance.data(), y_given.data(), d.rows, sums.data(), products.data(), &exec),
+        "batch_norm_backward_partial");
+    Doubles merged(2 * c, NAN);
+    check_ok(fbn_batch_norm_backward_merge(1, d.channels, sums.data(), products.data(), &merged[0], &merged[c]),
+             "batch_norm_backward_merge");
+    for (size_t i = 0; i < c; ++i) CHECK(merged[i] == sums[i] && merged[c + i] == products[i]);
     Floats whole = unwritten(n), applied = unwritten(n), dresidual = unwritten(n);
     check_ok(fbn_batch_norm_backward(&d, dy.data(), x.data(), gamma.data(), beta.data(), mean.data(), variance.data(),
                                      y_given.data(), whole.data(), nullptr, nullptr, nullptr, &exec),

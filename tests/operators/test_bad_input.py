@@ -146,6 +146,11 @@ NORMS = [
     Bad("merge_shapes", ops.batch_norm_merge, ([2, 3], np.zeros((2, 4)), np.zeros((3, 4))), words="m2s"),
     Bad("merge_counts", ops.batch_norm_merge, ([2], np.zeros((2, 4)), np.zeros((2, 4))), words="counts"),
     Bad("merge_negative", ops.batch_norm_merge, ([2, -1], np.zeros((2, 4)), np.zeros((2, 4))), words="count"),
+    Bad("partial_total", ops.batch_norm_partial, (LOGITS,), {"total_rows": 1}, words="total_rows"),
+    Bad("chunk_rows", ops.batch_norm_chunk_rows, (-1, 4), words="total_rows"),
+    Bad("chunk_channels", ops.batch_norm_chunk_rows, (4, 0), words="channels"),
+    Bad("merge_sums", ops.batch_norm_backward_merge, (np.zeros((2, 4)), np.zeros((3, 4))), words="sums_dy_xc"),
+    Bad("merge_no_sums", ops.batch_norm_backward_merge, (np.zeros((0, 4)), np.zeros((0, 4))), words="sums_dy"),
     Bad("merge_nothing", ops.batch_norm_merge, ([0, 0], np.zeros((2, 4)), np.zeros((2, 4))), words="count"),
 ]
 

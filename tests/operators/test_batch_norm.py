@@ -243,7 +243,7 @@ def test_backward_of_four_shards_equals_that_of_one_batch(activation, residual, 
     parts = [slice(0, 5), slice(5, 5), slice(5, 16), slice(16, 23)]
     shards = [(dy[p], x[p], gamma, mean, variance, {"y": y[p], "residual": residual, **options}) for p in parts]
     sums = [ops.batch_norm_backward_partial(*shard[:-1], **shard[-1]) for shard in shards]
-    sum_dy, sum_dy_xc = (np.sum(s, axis=0) for s in zip(*sums, strict=True))
+    sum_dy, sum_dy_xc = ops.batch_norm_backward_merge(*zip(*sums, strict=True))
     applied = [ops.batch_norm_backward_apply(*shard[:-1], sum_dy, sum_dy_xc, len(x), **shard[-1]) for shard in shards]
     for i, expected_part in enumerate((whole[0], *whole[3:])):
         found = np.concatenate([a[i] for a in applied])
@@ -251,6 +251,62 @@ def test_backward_of_four_shards_equals_that_of_one_batch(activation, residual, 
     rstd = 1 / np.sqrt(variance + 1e-3)
     assert_within(whole[1], rstd * sum_dy_xc, 2 * UNIT * np.abs(whole[1]).max(), "dgamma")
     assert_within(whole[2], sum_dy, 2 * UNIT * np.abs(whole[2]).max(), "dbeta")
+
+
+# rows, channels, chunks of a shard: batches of one chunk, of a few, and of so many that chunks grow with the batch
+CHUNKED = {
+    "one_chunk": (50, 300, 1),
+    "chunks": (64 * 4 - 9, 300, 1),
+    "three": (64 * 3, 257, 1),
+    "pairs": (64 * 7 + 1, 300, 2),
+    "fours": (780 * 13 + 5, 21, 4),
+    "many": (6417, 300, 16),
+    "one_channel": (16384 * 4 + 3, 1, 2),
+}
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("name", CHUNKED)
+def test_shards_of_whole_chunks_give_the_bits_of_one_batch(name, activation, isa):
+    rows, channels, chunks = CHUNKED[name]
+    step = ops.batch_norm_chunk_rows(rows, channels) * chunks
+    parts = [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
+    data = Data("chunks")
+    x, dy, gamma, beta = data.array(rows, channels) * 3 + 50, data.array(rows, channels), *data.array(2, channels)
+    options = {"activation": activation, "beta": beta}
+    y, mean, variance = ops.batch_norm_forward(x, gamma, activation=activation, beta=beta)
+    statistics = ops.batch_norm_merge(
+        *zip(*(ops.batch_norm_partial(x[p], total_rows=rows) for p in parts), strict=True)
+    )
+    assert_same(statistics[0], mean, "mean")
+    assert_same(statistics[1], variance, "variance")
+    for p in parts:
+        assert_same(ops.batch_norm_inference(x[p], gamma, beta, *statistics, activation=activation), y[p], "y")
+
+    dx, dgamma, dbeta = ops.batch_norm_backward(dy, x, gamma, mean, variance, **options)
+    shards = [
+        ops.batch_norm_backward_partial(dy[p], x[p], gamma, mean, variance, total_rows=rows, **options) for p in parts
+    ]
+    sums = ops.batch_norm_backward_merge(*zip(*shards, strict=True))
+    for p in parts:
+        found = ops.batch_norm_backward_apply(dy[p], x[p], gamma, mean, variance, *sums, rows, **options)
+        assert_same(found[0], dx[p], "dx")
+    assert_same(sums[0].astype(np.float32), dbeta, "dbeta")
+    assert_same((sums[1] * (1 / np.sqrt(variance + 1e-3))).astype(np.float32), dgamma, "dgamma")
+
+
+def test_a_shard_is_cut_as_its_batch_is():
+    """Without the batch's rows a shard has chunks of its own: near, but not the same bits."""
+    rows, channels = 6417, 300
+    x = Data("chunks").array(rows, channels) * 3 + 50
+    step = ops.batch_norm_chunk_rows(rows, channels)
+    assert step == 101
+    assert ops.batch_norm_chunk_rows(step, channels) == 64
+    _, mean, _ = ops.batch_norm_forward(x)
+    shards = [ops.batch_norm_partial(x[i : i + step]) for i in range(0, rows, step)]
+    found, _ = ops.batch_norm_merge(*zip(*shards, strict=True))
+    np.testing.assert_allclose(found, mean, rtol=1e-14)
+    assert (found != mean).any()
 
 
 def test_nan_of_one_channel_stays_there(isa):

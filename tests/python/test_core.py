@@ -100,7 +100,7 @@ def test_index_dtype_of_pooling():
 
 def test_statistics_are_float64():
     with pytest.raises(TypeError, match="mean must have dtype float64"):
-        _core.batch_norm_partial(X, np.zeros(4, np.float32), np.zeros(4))
+        _core.batch_norm_partial(X, 0, np.zeros(4, np.float32), np.zeros(4))
 
 
 def test_enumerations_agree_with_names():

@@ -190,17 +190,24 @@ FBN_API fbn_status fbn_batch_norm_backward(const fbn_batch_norm* d, const float*
 FBN_API fbn_status fbn_batch_norm_inference(const fbn_batch_norm* d, const float* x, const float* gamma,
                                             const float* beta, const double* mean, const double* variance,
                                             const float* residual, float* y, const fbn_exec* exec);
-/* Split-phase statistics: partial sums of a shard, merged in the order given (Chan et al. 1979). */
-FBN_API fbn_status fbn_batch_norm_partial(const fbn_batch_norm* d, const float* x, double* mean, double* m2,
-                                          const fbn_exec* exec);
-/* counts[shards], means[shards][channels], m2s[shards][channels] -> mean, variance = m2 / count */
+/* Split-phase statistics: the sums of a shard of the batch, merged pairwise in the order given (Chan et al. 1979).
+ * `total_rows` of the whole batch (0: d->rows) decides how sums are cut into chunks: shards of 1, 2, 4, ... chunks
+ * each, the last of what is left, give the bits of the whole batch; other shards the same within rounding. */
+FBN_API fbn_status fbn_batch_norm_chunk_rows(int64_t total_rows, int64_t channels, int64_t* chunk_rows);
+FBN_API fbn_status fbn_batch_norm_partial(const fbn_batch_norm* d, const float* x, int64_t total_rows, double* mean,
+                                          double* m2, const fbn_exec* exec);
+/* counts[shards], means[shards][channels], m2s[shards][channels] -> mean, variance = m2 / count. Shards without rows
+ * count for nothing. */
 FBN_API fbn_status fbn_batch_norm_merge(int64_t shards, int64_t channels, const int64_t* counts,
                                         const double* means, const double* m2s, double* mean, double* variance);
-/* sum_dy[c] = sum dy', sum_dy_xc[c] = sum dy' (x - mean), dy' = dy through the activation. */
+/* sum_dy[c] = sum dy', sum_dy_xc[c] = sum dy' (x - mean), dy' = dy through the activation; in chunks as above. */
 FBN_API fbn_status fbn_batch_norm_backward_partial(const fbn_batch_norm* d, const float* dy, const float* x,
                                                    const float* gamma, const float* beta, const double* mean,
-                                                   const double* variance, const float* y, double* sum_dy,
-                                                   double* sum_dy_xc, const fbn_exec* exec);
+                                                   const double* variance, const float* y, int64_t total_rows,
+                                                   double* sum_dy, double* sum_dy_xc, const fbn_exec* exec);
+/* sums_dy[shards][channels], sums_dy_xc[shards][channels], added pairwise in the order given. */
+FBN_API fbn_status fbn_batch_norm_backward_merge(int64_t shards, int64_t channels, const double* sums_dy,
+                                                 const double* sums_dy_xc, double* sum_dy, double* sum_dy_xc);
 /* dx of a shard from sums over all shards; total_rows is the row count of all of them. */
 FBN_API fbn_status fbn_batch_norm_backward_apply(const fbn_batch_norm* d, const float* dy, const float* x,
                                                  const float* gamma, const float* beta, const double* mean,
