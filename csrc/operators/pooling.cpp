@@ -166,7 +166,8 @@ fbn_status fbn_pool2d_output_size(const fbn_pool2d* d, int64_t* out_height, int6
 }
 
 int32_t fbn_pool2d_index_dtype(const fbn_pool2d* d) {
-  return d != nullptr && d->pool_height * d->pool_width <= 256 ? FBN_UINT8 : FBN_INT32;
+  const bool wide = d == nullptr || (d->pool_width > 0 && d->pool_height > 256 / d->pool_width);
+  return wide ? FBN_INT32 : FBN_UINT8;
 }
 
 fbn_status fbn_max_pool2d_forward(const fbn_pool2d* d, const float* x, float* y, void* index, const fbn_exec* exec) {

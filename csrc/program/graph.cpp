@@ -45,20 +45,20 @@ void check_activation(const Node& node, bool softmax_allowed) {
   require(std::isfinite(node.layer.alpha), where(node), ": alpha must be finite. Received: ", node.layer.alpha);
 }
 
+// The byte count of a value or a parameter passes int64 nowhere. Factor by factor: checked_product wants a list.
+void check_size(const Node& node, const Shape& shape) {
+  int64_t size = 1;
+  for (const int64_t extent : shape) size = checked_product(where(node).c_str(), {size, std::max<int64_t>(extent, 1)});
+}
+
 void add_parameter(Node& node, ParameterRole role, const char* suffix, Shape shape, const fbn_initializer& initializer,
                    int64_t fan_in, int64_t fan_out) {
   const bool statistic = role == ParameterRole::moving_mean || role == ParameterRole::moving_variance;
   require(initializer.kind >= FBN_INIT_DEFAULT && initializer.kind <= FBN_INIT_LECUN_NORMAL, where(node),
           ": unknown initializer for ", suffix, ". Received: ", initializer.kind);
+  check_size(node, shape);
   node.parameters.push_back({node.name + "/" + suffix, role, std::move(shape), initializer, fan_in, fan_out,
                              !statistic && !node.layer.frozen});
-}
-
-// Extents as an initializer list for checked_product, which wants one.
-void check_size(const Node& node) {
-  int64_t size = 1;
-  for (const int64_t extent : node.shape)
-    size = checked_product(where(node).c_str(), {size, std::max<int64_t>(extent, 1)});
 }
 
 }  // namespace
@@ -90,7 +90,7 @@ int Graph::add(const fbn_layer& layer) {
     node.inputs.push_back(layer.inputs[i]);
   }
   infer(node);
-  check_size(node);
+  check_size(node, node.shape);
   nodes_.push_back(std::move(node));
   return static_cast<int>(nodes_.size()) - 1;
 }
@@ -111,6 +111,7 @@ void Graph::infer(Node& node) const {
       Shape shape(l.shape, l.shape + l.rank);
       for (const int64_t extent : shape)
         require(extent >= 1, where(node), ": every extent must be at least 1. Received: shape ", shape_text(shape));
+      check_size(node, shape);
       if (l.kind == FBN_LAYER_INPUT) {
         require(l.dtype == FBN_FLOAT32 || l.dtype == FBN_UINT8, where(node),
                 ": the dtype must be float32 or uint8. Received: ", l.dtype);
@@ -138,6 +139,7 @@ void Graph::infer(Node& node) const {
       node.layer.conv = d;
       const Conv2dGeometry& g = node.conv;
       node.shape = {g.out_height, g.out_width, g.out_channels};
+      checked_product(where(node).c_str(), {g.out_height, g.out_width, g.kernel_size()});
       node.multiply_adds = g.multiply_adds();
       const int64_t window = g.kernel_height * g.kernel_width;
       add_parameter(node, ParameterRole::kernel, "kernel",
@@ -212,6 +214,7 @@ void Graph::infer(Node& node) const {
                 where(node), ": all inputs must agree but in the last axis. Received: ", shape_text(node.shape),
                 " and ", shape_text(shape));
         channels += shape.back();
+        check_size(node, {channels});
       }
       node.shape.back() = channels;
       break;

@@ -184,7 +184,28 @@ std::unique_ptr<Plan> Planner::make() {
   return std::move(plan_);
 }
 
+namespace {
+
+// Everything that a plan counts, bytes and multiply-adds alike, then stays far below 2^63: a value is stored a few
+// times at most, a parameter has kChunks partial gradients.
+void check_extent(const PlanRequest& request) {
+  double bytes = 0, multiply_adds = 0;
+  for (const Node& node : request.graph->nodes()) {
+    bytes += 4.0 * static_cast<double>(node.size()) * static_cast<double>(request.capacity);
+    multiply_adds += static_cast<double>(node.multiply_adds) * static_cast<double>(request.capacity);
+    for (const ParameterSpec& spec : node.parameters)
+      bytes += 4.0 * kChunks * static_cast<double>(element_count(spec.shape));
+  }
+  constexpr double kMost = 1e17;
+  if (bytes > kMost || multiply_adds > kMost)
+    fail(FBN_OUT_OF_MEMORY, "program: a step must stay below 1e17 bytes and multiply-adds. Received: ", bytes,
+         " bytes and ", multiply_adds, " multiply-adds with max_batch=", request.capacity);
+}
+
+}  // namespace
+
 std::unique_ptr<Plan> make_plan(const PlanRequest& request, ParameterStore& store) {
+  check_extent(request);
   auto plan = Planner(request, store).make();
   if (verbose()) say(summary(request, *plan));
   return plan;

@@ -14,7 +14,8 @@
 namespace fastbn {
 namespace {
 
-constexpr int64_t kInferenceBatch = 256;  // capacity of the evaluation and prediction plans
+constexpr int64_t kMaxIteration = int64_t{1} << 53;  // a double, as Adam's powers take it, still counts by ones
+constexpr int64_t kInferenceBatch = 256;             // capacity of the evaluation and prediction plans
 
 // The number of rows is the caller's to know; what lies before the first is wrong for all.
 void check_index(const char* operation, const int64_t* index, int64_t n) {
@@ -384,7 +385,8 @@ void Program::set(int parameter, const char* what, const float* in) {
 }
 
 void Program::set_iteration(int64_t iteration) {
-  require(iteration >= 0, "program: the iteration must not be negative. Received: ", iteration);
+  require(iteration >= 0 && iteration <= kMaxIteration, "program: the iteration must lie in [0, ", kMaxIteration,
+          "]. Received: ", iteration);
   const std::unique_lock state(state_);
   iteration_ = iteration;
 }

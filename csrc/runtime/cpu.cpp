@@ -22,7 +22,7 @@ namespace fastbn {
 
 int64_t l2_cache_bytes() noexcept {
 #ifdef _SC_LEVEL2_CACHE_SIZE
-  const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  static const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
   if (bytes > 0) return bytes;
 #endif
   return 1 << 20;
@@ -62,13 +62,17 @@ bool system_saves(unsigned mask) {
   return has_bits(low, mask);
 }
 
+// Read once: under a hypervisor every cpuid is a trap.
 bool found_avx2() {
-  return system_saves(0x06) && has_bits(cpuid(1).ecx, bit_AVX | bit_FMA | bit_F16C) && has_bits(cpuid(7).ebx, bit_AVX2);
+  static const bool found =
+      system_saves(0x06) && has_bits(cpuid(1).ecx, bit_AVX | bit_FMA | bit_F16C) && has_bits(cpuid(7).ebx, bit_AVX2);
+  return found;
 }
 
 bool found_avx512() {
-  return found_avx2() && system_saves(0xe6) &&
-         has_bits(cpuid(7).ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
+  static const bool found = found_avx2() && system_saves(0xe6) &&
+                            has_bits(cpuid(7).ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
+  return found;
 }
 #endif
 

@@ -23,9 +23,9 @@ int64_t checked_product(const char* operation, std::initializer_list<int64_t> fa
     require(factor >= 0, operation, ": sizes must not be negative. Received: ", factor);
     empty = empty || factor == 0;
   }
-  if (empty) return 0;
   int64_t product = 1;
   for (const int64_t factor : factors) {
+    if (factor == 0) continue;
     if (factor > std::numeric_limits<int64_t>::max() / 4 / product) {
       std::string received;
       for (const int64_t f : factors) {
@@ -37,7 +37,7 @@ int64_t checked_product(const char* operation, std::initializer_list<int64_t> fa
     }
     product *= factor;
   }
-  return product;
+  return empty ? 0 : product;
 }
 
 }  // namespace fastbn

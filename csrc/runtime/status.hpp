@@ -24,6 +24,7 @@ class Error : public std::exception {
 template <class... Parts>
 std::string concatenate(const Parts&... parts) {
   std::ostringstream out;
+  out.exceptions(std::ios::badbit);  // else a text for which memory runs out ends early, and nobody is told
   (out << ... << parts);
   return out.str();
 }
@@ -61,7 +62,8 @@ fbn_status guard(Body&& body) noexcept {
   }
 }
 
-// a * b * ..., or OUT_OF_MEMORY when the product (of floats, so times four) passes int64.
+// a * b * ..., or OUT_OF_MEMORY when the product (of floats, so times four) passes int64. A factor 0 excuses none of
+// the others: the product of some of them is a size elsewhere.
 int64_t checked_product(const char* operation, std::initializer_list<int64_t> factors);
 
 // True when `d` (NULL allowed) carries the struct size of this library's version or a later one.

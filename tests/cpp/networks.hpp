@@ -56,8 +56,11 @@ inline fbn_program* dense_program() {
   return program;
 }
 
+inline constexpr int64_t kImageSize = 8 * 8 * 2, kImageClasses = 4;
+inline constexpr int32_t kImageOutput = 9;
+
 // input 8 x 8 x 2 - conv 8 - batch-norm - relu - max-pool - conv 8, added to its input - dropout - dense 4
-inline fbn_program* image_program(int64_t max_batch) {
+inline fbn_graph* image_graph() {
   fbn_graph* graph = nullptr;
   CHECK(fbn_graph_create(&graph) == FBN_OK);
   fbn_layer layer{};
@@ -108,15 +111,25 @@ inline fbn_program* image_program(int64_t max_batch) {
   layer.units = 4;
   layer.use_bias = 1;
   node = add(graph, layer, "out", {node});
+  CHECK(node == kImageOutput);
+  return graph;
+}
+
+inline fbn_program_options image_options(int64_t max_batch) {
   fbn_program_options o = options(max_batch);
   o.optimizer.learning_rate = 0.01;
   o.optimizer.momentum = 0.9;
+  return o;
+}
+
+inline fbn_program* image_program(int64_t max_batch) {
+  fbn_graph* graph = image_graph();
+  const fbn_program_options o = image_options(max_batch);
   fbn_program* program = nullptr;
-  CHECK(fbn_program_create(graph, node, &o, &program) == FBN_OK);
+  CHECK(fbn_program_create(graph, kImageOutput, &o, &program) == FBN_OK);
   fbn_graph_destroy(graph);
   return program;
 }
-inline constexpr int64_t kImageSize = 8 * 8 * 2, kImageClasses = 4;
 
 // Every value of every parameter.
 inline std::vector<float> weights(const fbn_program* program) {

@@ -18,14 +18,18 @@ namespace {
 // A root with /proc/self/cgroup and /proc/self/mountinfo; removed at the end.
 class Tree {
  public:
-  Tree(const char* cgroup, const char* mountinfo) {
+  Tree() {
     char pattern[] = "/tmp/fastbn-threads-XXXXXX";
     root_ = mkdtemp(pattern);
+  }
+  Tree(const char* cgroup, const char* mountinfo) : Tree() {
     write("/proc/self/cgroup", cgroup);
     write("/proc/self/mountinfo", mountinfo);
   }
   ~Tree() { fs::remove_all(root_); }
-  void write(const std::string& path, const char* text) {
+  Tree(const Tree&) = delete;
+  Tree& operator=(const Tree&) = delete;
+  void write(const std::string& path, const std::string& text) {
     fs::create_directories(fs::path(root_ + path).parent_path());
     std::ofstream(root_ + path) << text;
   }
@@ -110,6 +114,42 @@ void test_containers() {
   CHECK(both.with(8).threads == 4);
 }
 
+// Each file of FASTBN_CGROUPS is a machine: a remark, its processors, the threads and the reason that are right there,
+// and what its files say ("== path").
+void test_recorded_machines() {
+  int machines = 0;
+  for (const auto& entry : fs::directory_iterator(FASTBN_CGROUPS)) {
+    Tree tree;
+    int processors = 0, threads = 0;
+    std::string reason, path, text;
+    std::ifstream file(entry.path());
+    const auto value = [](const std::string& line) { return line.substr(line.find(' ') + 1); };
+    for (std::string line; std::getline(file, line);) {
+      if (line.rfind("== ", 0) == 0) {
+        if (!path.empty()) tree.write(path, text);
+        path = line.substr(3);
+        text.clear();
+      } else if (!path.empty()) {
+        text += line + "\n";
+      } else if (line.rfind("processors ", 0) == 0) {
+        processors = std::stoi(value(line));
+      } else if (line.rfind("threads ", 0) == 0) {
+        threads = std::stoi(value(line));
+      } else if (line.rfind("reason ", 0) == 0) {
+        reason = value(line);
+      }
+    }
+    tree.write(path, text);
+    const ThreadDefault found = tree.with(processors);
+    if (found.threads != threads || found.reason != reason) {
+      check::fail(entry.path().c_str(), 1, (std::to_string(found.threads) + ", " + found.reason).c_str());
+    }
+    CHECK(tree.with(processors, "5").threads == 5);
+    ++machines;
+  }
+  CHECK(machines >= 6);
+}
+
 void test_interface() {
   CHECK(fbn_get_num_threads() >= 1);
   CHECK(fbn_set_num_threads(7) == FBN_OK);
@@ -130,6 +170,7 @@ int main() {
   test_version_2();
   test_version_1();
   test_containers();
+  test_recorded_machines();
   test_interface();
   return check::report("threads_test");
 }
