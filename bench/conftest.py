@@ -14,10 +14,28 @@ from fastbn import _core
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # test files are imported by path, `benching` by name
 
-from benching import peak, report
+from benching import peak, report, threads
 from benching.cases import Case
 
 Run = Callable[..., None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--two-threads", action="store_true", help="fail rows slower on two threads than on one")
+
+
+@pytest.fixture
+def timed(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Callable[[], object]], None]:
+    """Times a call, or with --two-threads asks whether a second thread makes it slower."""
+
+    def run(call: Callable[[], object]) -> None:
+        if request.config.getoption("--two-threads"):
+            benchmark.extra_info["two_over_one"] = threads.assert_not_slower(call)
+            benchmark.pedantic(call)
+        else:
+            benchmark(call)
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -27,14 +45,14 @@ def machine() -> peak.Peak:
 
 
 @pytest.fixture
-def run_case(benchmark: Any, machine: peak.Peak) -> Run:
+def run_case(benchmark: Any, machine: peak.Peak, timed: Callable[[Callable[[], object]], None]) -> Run:
     """Runs a case once and checks its result, then times it; `info` goes into extra_info."""
 
     def run(case: Case, **info: Any) -> None:
         case.call()
         case.check()
         benchmark.extra_info.update(info, isa=_core.isa_in_use(), threads=fastbn.get_num_threads())
-        benchmark(case.call)
+        timed(case.call)
         if benchmark.stats is not None:
             seconds = benchmark.stats.stats.median
             benchmark.extra_info.update(report.rates(case, seconds, machine))
