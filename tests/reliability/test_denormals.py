@@ -41,17 +41,17 @@ def test_training_is_as_fast():
 
     def seconds(data: np.ndarray, start: list[np.ndarray]) -> float:
         model.set_weights(start)
-        begin = time.process_time()
+        begin = time.perf_counter()
         for _ in range(4):
             model.train_on_batch(data, y)
-        return time.process_time() - begin
+        return time.perf_counter() - begin
 
     seconds(x, weights)
     best = [np.inf, np.inf]
-    for _ in range(25):
+    for attempt in range(100):  # the least of many: other programs may take the processors
         best[0] = min(best[0], seconds(x, weights))
         best[1] = min(best[1], seconds(bad_x, bad_weights))
-        if best[1] <= 1.1 * best[0] and _ > 3:
+        if best[1] <= 1.1 * best[0] and attempt > 3:
             break
     assert best[1] <= 1.1 * best[0], f"{best[1] / best[0]:.2f} times as long"
 
