@@ -1,0 +1,90 @@
+"""Other people's projects: a fresh environment that holds the wheel, and the tools that build against it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples" / "embed"
+TOOLS = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
+def run(*command: str | Path, cwd: Path, timeout: float = 900, **variables: str) -> str:
+    """What a command prints on standard output; a failure or a hang fails the test with all of its output."""
+    words = [str(word) for word in command]
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    environment |= {"PATH": TOOLS, **variables}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, timeout=timeout)
+    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def tool(name: str) -> str:
+    """Where a compiler or build tool lies; the test is skipped where it is not installed."""
+    found = shutil.which(name, path=TOOLS)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def build_wheel(folder: Path) -> Path:
+    """The wheel of this tree, made by pip; with the build requirements of this environment where it has them."""
+    here = all(importlib.util.find_spec(name) for name in ("scikit_build_core", "pybind11", "Cython"))
+    isolation = ["--no-build-isolation"] if here else []
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", *isolation, "--wheel-dir", folder, ROOT, cwd=folder)
+    (wheel,) = folder.glob("fastbn-*.whl")
+    return wheel
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment in which fastbn was installed from the wheel."""
+
+    folder: Path
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    def run(self, *command: str | Path, cwd: Path, timeout: float = 900, **variables: str) -> str:
+        """As `run`, with the environment's own programs first on the path."""
+        path = f"{self.folder / 'bin'}{os.pathsep}{TOOLS}"
+        return run(*command, cwd=cwd, timeout=timeout, **{"PATH": path, **variables})
+
+    def fastbn(self, option: str) -> str:
+        """What `python -m fastbn OPTION` prints: --includes, --cmakedir or --pkgconfigdir."""
+        return self.run(self.python, "-m", "fastbn", option, cwd=self.folder).strip()
+
+
+def beside(folder: Path, wheel: Path) -> Environment:
+    """Of the wheel alone: its dependencies are found in the environment that runs the tests. Needs no network."""
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
+    environment = Environment(folder)
+    pip = [sys.executable, "-m", "pip", "--python", environment.python]
+    run(*pip, "install", "--no-deps", "--no-index", wheel, cwd=folder)
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(environment.run(environment.python, "-c", code, cwd=folder).strip())
+    others = [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+    (packages / "dependencies.pth").write_text("\n".join(others) + "\n")
+    return environment
+
+
+def from_index(folder: Path, wheel: Path) -> Environment:
+    """With everything installed by pip from the package index, as a user gets it."""
+    run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
+    environment = Environment(folder)
+    environment.run(environment.python, "-m", "pip", "install", wheel, "cython", "setuptools", cwd=folder)
+    return environment
+
+
+def copy_of(example: str, folder: Path) -> Path:
+    """A copy of examples/embed/EXAMPLE in a folder where nothing of this repository lies about."""
+    return Path(shutil.copytree(EXAMPLES / example, folder / example))
