@@ -60,7 +60,7 @@ __all__ = [
     "utils",
 ]
 
-_LAZY = ("cli", "config", "costs", "datasets", "explain", "kernels", "networks")
+_LAZY = ("cli", "config", "costs", "datasets", "explain", "kernels", "networks", "study")
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ ten classes, end in softmax and are returned uncompiled.
 
 from __future__ import annotations
 
-from fastbn.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D
+from fastbn.layers import Activation, BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPooling2D
 from fastbn.models import Sequential
 
 __all__ = ["article", "cnn", "cnn_small", "mlp"]
@@ -28,46 +28,60 @@ def mlp() -> Sequential:
     )
 
 
-def _two_convolutions(first: int, second: int, name: str) -> Sequential:
-    return Sequential(
-        [
-            Input((28, 28, 1)),
-            Conv2D(first, 3, activation="relu"),
-            Conv2D(second, 3, activation="relu"),
-            MaxPooling2D(2),
-            Dropout(0.25),
-            Flatten(),
-            Dense(10, activation="softmax"),
-        ],
-        name=name,
-    )
+def _two_convolutions(first: int, second: int, name: str, batch_norm: bool) -> Sequential:
+    model = Sequential([Input((28, 28, 1))], name=name)
+    for filters in (first, second):
+        model.add(Conv2D(filters, 3, activation="relu"))
+        if batch_norm:
+            model.add(BatchNormalization())
+    for layer in (MaxPooling2D(2), Dropout(0.25), Flatten(), Dense(10, activation="softmax")):
+        model.add(layer)
+    return model
 
 
-def cnn() -> Sequential:
+def cnn(batch_norm: bool = False) -> Sequential:
     """Conv2D 32 3x3 relu - Conv2D 64 3x3 relu - MaxPool 2x2 - Dropout 0.25 - Dense 10: 110,986 parameters.
 
-    Input (28, 28, 1).
+    batch_norm: one after the activation of each convolution. Input (28, 28, 1).
     """
-    return _two_convolutions(32, 64, "cnn")
+    return _two_convolutions(32, 64, "cnn", batch_norm)
 
 
-def cnn_small() -> Sequential:
+def cnn_small(batch_norm: bool = False) -> Sequential:
     """`cnn` with 4 and 4 filters: 5,958 parameters. Input (28, 28, 1)."""
-    return _two_convolutions(4, 4, "cnn_small")
+    return _two_convolutions(4, 4, "cnn_small", batch_norm)
 
 
-def article(activation: str = "sigmoid", batch_norms: int = 0) -> Sequential:
+def article(
+    activation: str = "sigmoid",
+    batch_norms: int = 0,
+    *,
+    hidden: int = 4,
+    before: bool = False,
+    momentum: float = 0.99,
+) -> Sequential:
     """Dense 512 - 256 - 128 - 64 - 10, batch-norm after the first `batch_norms` activations. Input (784,).
 
-    Raises:
-        ValueError: batch_norms is not in 0..4.
+    hidden: layers before the last; those behind the fourth have 64 units, too. before: batch-norm goes between the
+    dense layer and its activation. momentum: of the moving statistics.
+
+    Raises ValueError where hidden is less than 1 or batch_norms not in 0..hidden.
     """
-    if not 0 <= batch_norms <= 4:
-        raise ValueError(f"article: batch_norms must lie in 0..4. Received: batch_norms={batch_norms}")
+    if hidden < 1:
+        raise ValueError(f"article: hidden must be at least 1. Received: hidden={hidden}")
+    if not 0 <= batch_norms <= hidden:
+        raise ValueError(f"article: batch_norms must lie in 0..{hidden}. Received: batch_norms={batch_norms}")
     model = Sequential([Input((784,))], name=f"article_{activation}_bn{batch_norms}")
-    for i, units in enumerate((512, 256, 128, 64)):
-        model.add(Dense(units, activation=activation))
-        if i < batch_norms:
-            model.add(BatchNormalization())
+    for i in range(hidden):
+        units = max(512 >> i, 64)
+        if i >= batch_norms:
+            model.add(Dense(units, activation=activation))
+        elif before:
+            model.add(Dense(units))
+            model.add(BatchNormalization(momentum=momentum))
+            model.add(Activation(activation))
+        else:
+            model.add(Dense(units, activation=activation))
+            model.add(BatchNormalization(momentum=momentum))
     model.add(Dense(10, activation="softmax"))
     return model

@@ -19,6 +19,7 @@ from fastbn.layers.shaping import Rescaling
 from fastbn.losses import Loss
 from fastbn.metrics import Metric
 from fastbn.ops._options import algorithm_code
+from fastbn.ops.normalization import batch_norm_merge, batch_norm_partial
 from fastbn.optimizers import Optimizer
 
 CHUNK = 4096  # rows of one call of evaluate or predict: between calls an interrupt is seen
@@ -221,6 +222,20 @@ class Engine:
             count = min(CHUNK, len(x) - begin)
             self.program.node_output(node, x, None, begin, count, out[begin : begin + count])
         return self.outer(out)
+
+    def statistics(self, tensor: Tensor, x: npt.NDArray[Any]) -> tuple[Float32, Float32]:
+        """Mean and biased variance of each channel of a layer's value over x, in inference mode, merged by chunks."""
+        node, shape = self.network.nodes[tensor.number], self.network.shape(tensor)
+        rows = len(x) * int(np.prod(shape[:-1], dtype=np.int64))
+        value = allocate("statistics", (min(CHUNK, len(x)), *shape), "float32")
+        shards = []
+        for begin in range(0, len(x), CHUNK):
+            count = min(CHUNK, len(x) - begin)
+            self.program.node_output(node, x, None, begin, count, value[:count])
+            shards.append(batch_norm_partial(value[:count], total_rows=rows))
+        counts, means, m2s = zip(*shards, strict=True)
+        mean, variance = batch_norm_merge(counts, np.stack(means), np.stack(m2s))
+        return mean.astype(np.float32), variance.astype(np.float32)
 
     @cached_property
     def outer_input_shape(self) -> Shape:

@@ -18,6 +18,7 @@ from fastbn._random import draw_seed, generator
 from fastbn.callbacks import Callback, CallbackList, History, as_callbacks
 from fastbn.layers.core import InputLayer
 from fastbn.layers.layer import Layer, Network, OuterShape, Tensor, put_together, snake_case, take_apart
+from fastbn.layers.normalization import BatchNormalization
 from fastbn.models._data import batch_size_of, inner_input, inner_labels, outer_input, reject
 from fastbn.models._files import read_arrays, write_arrays
 from fastbn.models._program import ProgramText
@@ -627,13 +628,40 @@ class Model:
         return self.predict(x)
 
     def layer_outputs(self, x: Any) -> dict[str, Float32]:
-        """The output of every layer by its name, in inference mode."""
+        """The output of every layer by its name, in inference mode: an array (n, ...) for n samples.
+
+        Images have the layout of the model's data_format. Batch-norm takes its moving statistics, dropout passes.
+
+        Raises ValueError for another shape than the model's input, TypeError for arrays of other dtypes.
+        """
         engine, xs = self._take_x("layer_outputs", x)
         return {
             tensor.layer.name: engine.node_output(tensor, xs)
             for tensor in engine.network.tensors
             if not isinstance(tensor.layer, InputLayer)
         }
+
+    def recalibrate_batch_norm(self, x: Any) -> None:
+        """Recompute the moving statistics of the batch-norm layers over x: no average that lags behind the weights.
+
+        moving_mean = mean(u), moving_variance = mean((u - moving_mean)^2) for the inputs u of a layer over all of x,
+        layer by layer from the input on, so that each sees what the recalibrated ones before it give: the statistics of
+        one batch that is all of x. Frozen layers (trainable=False) keep theirs; weights and the optimizer's state stay.
+        Precise batch-norm of Wu and Johnson, "Rethinking 'Batch' in BatchNorm" (2021), over x as one batch.
+
+        Raises ValueError where there are no samples or x has another shape than the model's input, TypeError for arrays
+        of other dtypes.
+        """
+        op = "recalibrate_batch_norm"
+        engine, xs = self._take_x(op, x)
+        if not len(xs):
+            raise ValueError(f"{op}: there must be samples. Received: x.shape={xs.shape}")
+        for tensor in engine.network.tensors:
+            if isinstance(tensor.layer, BatchNormalization) and tensor.layer.trainable:
+                mean, variance = engine.statistics(tensor.inputs[0], xs)
+                for holder in {engine, self._require_engine(op)}:  # two where data of another dtype come in training
+                    holder.set(f"{tensor.layer.name}/moving_mean", mean)
+                    holder.set(f"{tensor.layer.name}/moving_variance", variance)
 
     def costs(self, batch_size: int = 128, steps: int | None = None) -> CostTable:
         """What each layer costs in a training step: parameters, multiply-adds, bytes, and measured seconds.

@@ -1,0 +1,14 @@
+"""`fastbn study`: an article's studies of batch-norm, over several seeds, with a verdict on every claim.
+
+From below: `_variants` and `_claims` make `_studies`; `_data`, `_probes`, `_machine` serve `_cell`, which trains one
+variant from one seed; `_store` keeps cells, `_runner` runs them in parallel, `_live` shows them; `_numbers` and
+`_verdicts` judge, `_outcome` holds what came out, `_run` does all this from a study's name.
+"""
+
+from __future__ import annotations
+
+from fastbn.study._outcome import Outcome
+from fastbn.study._run import run
+from fastbn.study._studies import ARTICLE, STUDIES
+
+__all__ = ["ARTICLE", "STUDIES", "Outcome", "run"]

@@ -1,0 +1,53 @@
+"""Runs cells in parallel processes through joblib and keeps each as it ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from fastbn import runtime
+from fastbn.study import _cell
+from fastbn.study._cell import Cell
+from fastbn.study._store import Store
+
+
+def shared_out(cores: int, jobs: int) -> int:
+    """Threads of each of `jobs` processes that run at once on these cores."""
+    return max(1, cores // jobs)
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    store: Store,
+    *,
+    jobs: int | None = None,
+    backend: str | None = None,
+    said: Callable[[Cell, float], object] = lambda cell, seconds: None,
+) -> None:
+    """Run the cells in this order and write each record as its cell ends; `said` is told, with its seconds.
+
+    jobs: processes at once, which share this machine's cores out; None: one a core, or one a worker of another
+    backend. backend: joblib's name of one, None for processes here. Workers of other backends choose their threads
+    themselves (OMP_NUM_THREADS).
+    """
+    from joblib import Parallel, delayed
+
+    if not cells:
+        return
+    threads: int | None = None
+    if backend is None:
+        cores = runtime.get_num_threads()
+        jobs = min(jobs or cores, len(cells))
+        threads = shared_out(cores, jobs)
+    parallel = Parallel(
+        n_jobs=jobs or -1,
+        backend=backend or "loky",
+        batch_size=1,  # a cell is kept when it ends, not when its neighbours do
+        pre_dispatch="all" if backend else "n_jobs",
+        return_as="generator_unordered",
+    )
+    by_key = {cell.key: cell for cell in cells}
+    work = delayed(_cell.run)
+    for record in parallel(work(cell.values(), threads, os.getpid()) for cell in cells):
+        store.write(record)
+        said(by_key[record["key"]], record["seconds"]["cell"])
