@@ -168,3 +168,73 @@ def explain(
     for target in (html, json):
         if target is not None:
             typer.echo(f"Written: {target}")
+
+
+class Studies(str, Enum):
+    """The studies by name; all is the article's four."""
+
+    all = "all"
+    accelerate = "accelerate"
+    depth = "depth"
+    optimizer = "optimizer"
+    batch = "batch"
+    order = "order"
+    momentum = "momentum"
+    shift = "shift"
+    conv = "conv"
+
+
+@app.command()
+def study(
+    name: Annotated[
+        Studies,
+        typer.Argument(
+            help="Of the article: accelerate, depth, optimizer, batch, or all of these. Beyond it: the others."
+        ),
+    ],
+    data: DataOption = Data.auto,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each variant; a verdict takes 5.")] = 5,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs of a run.")] = 10,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", min=1, help="Runs at once, which share the cores out. [default: one a core]", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", file_okay=False, help="Folder of the results, kept as each run ends.")
+    ] = Path("fastbn-study"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study that the folder holds.")] = False,
+) -> None:
+    """Run an article's studies of batch-norm over several seeds; judge every claim: report.html, figures, results."""
+    import shlex
+    import sys
+
+    from rich.console import Console
+
+    from fastbn import study as studies
+
+    command = shlex.join(["fastbn", *sys.argv[1:]]) if sys.argv[1:2] == ["study"] else f"fastbn study {name.value}"
+    console = Console()
+    if not console.is_terminal:
+        console.width = 128
+    try:
+        outcome = studies.run(
+            name.value,
+            out,
+            data=data.value,
+            seeds=seeds,
+            epochs=epochs,
+            jobs=jobs,
+            resume=resume,
+            console=console,
+            command=command,
+        )
+        written = studies.write_report(outcome, out)
+    except ImportError as error:
+        _fail("study", ImportError(f"needs the packages of the extra `study`: pip install fastbn[study] ({error})"))
+    except (OSError, ValueError) as error:
+        _fail("study", error)
+    outcome.print(console)
+    for target in written:
+        typer.echo(f"Written: {target}")

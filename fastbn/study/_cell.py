@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from fastbn import runtime, utils
 from fastbn.callbacks import Callback
 from fastbn.study import _data, _machine
 from fastbn.study._probes import GradientNoise, LayerOutputs, Recalibration
+from fastbn.study._store import without_nan
 from fastbn.study._variants import Variant
 
 _FORMAT = 1  # of the records; a change leaves cells of the old one unused
@@ -50,11 +50,6 @@ class Cell:
     def key(self) -> str:
         """A digest of all values: the cell's name on disk."""
         return hashlib.sha256(json.dumps(self.values(), sort_keys=True).encode()).hexdigest()[:20]
-
-
-def _finite(value: float) -> float | None:
-    """A number that JSON has: None for NaN and infinity."""
-    return float(value) if math.isfinite(value) else None
 
 
 class _Watch(Callback):
@@ -156,19 +151,11 @@ def _train(
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     result: dict[str, Any] = {
-        "initial_loss": _finite(initial),
-        **{name: [_finite(value) for value in values] for name, values in history.items()},
+        "initial_loss": initial,
+        **history,
         "parameters": model.count_params(),
         "weights_sha256": digest.hexdigest(),
         "layers": outputs.result(),
         **{name: probe.result() for name, probe in probes.items()},
     }
-    return _without_nan(result), watch
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return _finite(value) if isinstance(value, float) else value
+    return without_nan(result), watch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from fastbn.study import _numbers
 from fastbn.study._numbers import Record
 from fastbn.study._studies import Study
 from fastbn.study._verdicts import RULE, Verdict, decide
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,28 @@ class Outcome:
         """Every record once."""
         every = [record for study in self.studies for records in study.records.values() for record in records]
         return list({record["key"]: record for record in every}.values())
+
+    def print(self, console: Console) -> None:
+        """The verdicts as a table, each with the ratio of the pair that it hangs on."""
+        from rich import box
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for heading, justify in (("study", "left"), ("claim", "left"), ("verdict", "left"), ("ratio [95 %]", "right")):
+            table.add_column(heading, justify=justify, no_wrap=heading != "claim")  # type: ignore[arg-type]
+        table.add_column("range", justify="right", no_wrap=True)
+        for outcome in self.studies:
+            for verdict in outcome.verdicts:
+                row = (
+                    outcome.study.name,
+                    verdict.claim.text,
+                    verdict.verdict,
+                    verdict.deciding.text,
+                    verdict.claim.rule,
+                )
+                table.add_row(*map(escape, row))
+        console.print(table)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,5 +46,14 @@ class Store:
         return self.cells / f"{key}.json"
 
 
+def without_nan(value: Any) -> Any:
+    """Plain values with None for the numbers that JSON has not: NaN and infinity."""
+    if isinstance(value, dict):
+        return {name: without_nan(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def dumped(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return json.dumps(without_nan(value), separators=(",", ":"), allow_nan=False)

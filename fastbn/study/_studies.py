@@ -20,6 +20,7 @@ class Study:
     groups: dict[str, tuple[str, ...]]
     claims: tuple[Claim, ...]
     layers_of: tuple[str, ...] = ()  # whose layer outputs are drawn
+    panels: tuple[str, ...] = ("loss", "val_loss", "seconds")  # of each group
 
     def __post_init__(self) -> None:
         named = {label for claim in self.claims for pair in claim.pairs for label in pair}
@@ -224,6 +225,7 @@ def _momentum() -> Study:
                 source="fastbn",
             ),
         ),
+        panels=("loss", "stale", "recalibrated"),
     )
 
 
@@ -245,6 +247,7 @@ def _shift() -> Study:
             for a, pair in pairs.items()
         ),
         tuple(labels),
+        panels=("loss", "val_loss", "shift"),
     )
 
 

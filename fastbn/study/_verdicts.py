@@ -44,6 +44,14 @@ class Effect:
     high: float
     verdict: str
 
+    @property
+    def text(self) -> str:
+        """ "0.25 [0.21, 0.30]" """
+        mean, low, high = (
+            f"{value:.2f}" if value >= 0.1 else f"{value:.2g}" for value in (self.mean, self.low, self.high)
+        )
+        return f"{mean} [{low}, {high}]"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -52,6 +60,17 @@ class Verdict:
     claim: Claim
     effects: tuple[Effect, ...]
     verdict: str
+
+    @property
+    def deciding(self) -> Effect:
+        """The effect of the pair that the claim hangs on: of those with its verdict the one nearest to failing."""
+        low, high = self.claim.low, self.claim.high
+
+        def margin(effect: Effect) -> float:
+            above = effect.mean / low if low > 0 else math.inf
+            return min(above, high / effect.mean)
+
+        return min((effect for effect in self.effects if effect.verdict == self.verdict), key=margin)
 
 
 def ratio(a: float, b: float) -> float:

@@ -105,7 +105,7 @@ def test_module_and_command_are_the_same() -> None:
     help_of_command = _python("-c", "from fastbn.cli import main; main()", "--help")
     assert help_of_module.returncode == 0
     assert help_of_module.stdout == help_of_command.stdout
-    for word in ("demo", "info", "--includes", "--cmakedir", "--pkgconfigdir"):
+    for word in ("demo", "explain", "study", "info", "--includes", "--cmakedir", "--pkgconfigdir"):
         assert word in help_of_module.stdout
 
 

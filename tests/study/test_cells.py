@@ -18,7 +18,7 @@ from rich.console import Console
 
 from fastbn import networks, runtime, study, utils
 from fastbn.optimizers import SGD
-from fastbn.study import _cell, _data, _machine, _runner
+from fastbn.study import _cell, _data, _machine, _runner, _store
 from fastbn.study._cell import Cell
 from fastbn.study._store import Store
 from fastbn.study._variants import Variant
@@ -108,7 +108,7 @@ def test_a_cell_refuses_other_data() -> None:
 
 
 def test_losses_that_are_not_finite_become_null() -> None:
-    assert _cell._without_nan({"loss": [1.0, float("nan"), float("inf")], "n": 2}) == {
+    assert _store.without_nan({"loss": [1.0, float("nan"), float("inf")], "n": 2}) == {
         "loss": [1.0, None, None],
         "n": 2,
     }
