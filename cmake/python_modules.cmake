@@ -14,7 +14,8 @@ pybind11_add_module(_core NO_EXTRAS
     csrc/bindings/losses.cpp
     csrc/bindings/optimizers.cpp
     csrc/bindings/graph.cpp
-    csrc/bindings/program.cpp)
+    csrc/bindings/program.cpp
+    csrc/bindings/addresses.cpp)
 target_compile_options(_core PRIVATE -Wall -Wextra -Wshadow $<$<BOOL:${FASTBN_WERROR}>:-Werror>)
 
 # Cython's launcher need not be on the path; the module is in the build environment.

@@ -1,6 +1,7 @@
 """Conversion of what users pass into what the kernels want, and checks of `out=` arrays.
 
-Accepted: anything that NumPy makes an array of real numbers of (float16, float64, integers and bool become float32).
+Accepted: anything that NumPy makes an array of real numbers of (float16, float64, integers and bool become float32),
+and any producer of DLPack tensors in the processor's memory (PyTorch, JAX, CuPy's pinned arrays, ...), without a copy.
 Complex, object, string and structured arrays raise TypeError.
 """
 
@@ -19,12 +20,27 @@ Float64: TypeAlias = npt.NDArray[np.float64]
 Shape: TypeAlias = tuple[int, ...]
 
 
-def as_array(operation: str, name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
-    """`value` as an array of real numbers. Raises TypeError for other dtypes, ValueError for ragged sequences."""
+def view(operation: str, name: str, value: Any) -> npt.NDArray[Any]:
+    """The NumPy array that `value` is, or that a DLPack producer shows; a new one of anything else.
+
+    Raises TypeError for a producer whose tensor NumPy cannot read: other devices, bfloat16, tensors with gradients.
+    """
+    if isinstance(value, np.ndarray):
+        return value
     try:
-        array = np.asarray(value)
+        if hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+        return np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{operation}: {name} must be an array. Received: {error}") from None
+    except (BufferError, RuntimeError, TypeError) as error:
+        kind = type(value).__name__
+        raise TypeError(f"{operation}: {name} must be readable by NumPy. Received: {kind}: {error}") from None
+
+
+def as_array(operation: str, name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
+    """`value` as an array of real numbers. Raises TypeError for other dtypes, ValueError for ragged sequences."""
+    array = view(operation, name, value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{operation}: {name} must hold real numbers. Received: dtype {array.dtype}")
     return array
@@ -128,26 +144,27 @@ def check_out(
 ) -> npt.NDArray[Any]:
     """`out`, if it can hold a result; it may be `in_place` itself, but share no memory with another input or output.
 
-    Raises TypeError where it is not an array, ValueError otherwise.
+    Of a DLPack producer, the array that shows its memory. Raises TypeError where it is neither, ValueError otherwise.
     """
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, np.ndarray) and not hasattr(out, "__dlpack__"):
         raise TypeError(f"{operation}: {name} must be a NumPy array. Received: {type(out).__name__}")
-    if out.dtype != dtype:
-        raise ValueError(f"{operation}: {name} must have dtype {np.dtype(dtype)}. Received: dtype {out.dtype}")
-    if out.shape != shape:
-        raise ValueError(f"{operation}: {name} must have shape {shape}. Received: {name}.shape={out.shape}")
-    if not (out.flags.c_contiguous and out.flags.aligned):
-        raise ValueError(f"{operation}: {name} must be C-contiguous and aligned. Received: strides {out.strides}")
-    if not out.flags.writeable:
+    target = view(operation, name, out)
+    if target.dtype != dtype:
+        raise ValueError(f"{operation}: {name} must have dtype {np.dtype(dtype)}. Received: dtype {target.dtype}")
+    if target.shape != shape:
+        raise ValueError(f"{operation}: {name} must have shape {shape}. Received: {name}.shape={target.shape}")
+    if not (target.flags.c_contiguous and target.flags.aligned):
+        raise ValueError(f"{operation}: {name} must be C-contiguous and aligned. Received: strides {target.strides}")
+    if not target.flags.writeable:
         raise ValueError(f"{operation}: {name} must be writable. Received: a read-only array")
     for array in inputs:
-        if not isinstance(array, np.ndarray) or not np.may_share_memory(out, array):  # the quick answer first
+        if not isinstance(array, np.ndarray) or not np.may_share_memory(target, array):  # the quick answer first
             continue
-        if not (array is in_place and _same(out, array)) and _overlap(out, array):
+        if not (array is in_place and _same(target, array)) and _overlap(target, array):
             raise ValueError(f"{operation}: {name} must not overlap an input. Received: arrays that share memory")
-    if any(_overlap(out, array) for array in outputs):
+    if any(_overlap(target, array) for array in outputs):
         raise ValueError(f"{operation}: {name} must not overlap another output. Received: arrays that share memory")
-    return out
+    return target
 
 
 def _same(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:

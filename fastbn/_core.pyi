@@ -2,6 +2,8 @@
 
 Every array must be what the C function wants: the named dtype, C-contiguous, aligned, of the right shape, writable
 where it is written, and no output may overlap another operand. Otherwise TypeError (dtype) or ValueError.
+
+Functions that end in `_at` take addresses instead, 0 for NULL: what lies there is the caller's to check.
 """
 
 from collections.abc import Sequence
@@ -77,6 +79,9 @@ def isa_in_use() -> str: ...
 def set_isa(name: str) -> None: ...
 def build_info() -> str: ...
 def threading_layer() -> str: ...
+def set_workspace(memory: npt.NDArray[np.uint8] | None) -> None: ...
+def begin_workspace_query() -> None: ...
+def end_workspace_query() -> int: ...
 def measure_ceilings(isa: str | None = None, seconds: float = 1.0) -> CeilingValues: ...
 def conv2d_output_shape(
     x_shape: Sequence[int],
@@ -242,6 +247,112 @@ def softmax_cross_entropy_forward(logits: _F32, labels: _Array, loss: _F32, prob
 def softmax_cross_entropy_backward(probabilities: _F32, labels: _Array, dlogits: _F32, scale: float) -> None: ...
 def mean_squared_error_forward(predictions: _F32, targets: _F32, loss: _F32) -> None: ...
 def mean_squared_error_backward(predictions: _F32, targets: _F32, dpredictions: _F32, scale: float) -> None: ...
+def conv2d_forward_at(
+    x_shape: Sequence[int],
+    kernel_shape: Sequence[int],
+    strides: _Pair,
+    dilation: _Pair,
+    groups: int,
+    pads: _Pads,
+    activation: int,
+    alpha: float,
+    x: int,
+    kernel: int,
+    bias: int,
+    y: int,
+    threads: int,
+) -> None: ...
+def conv2d_backward_at(
+    x_shape: Sequence[int],
+    kernel_shape: Sequence[int],
+    strides: _Pair,
+    dilation: _Pair,
+    groups: int,
+    pads: _Pads,
+    activation: int,
+    alpha: float,
+    dy: int,
+    x: int,
+    kernel: int,
+    y: int,
+    dx: int,
+    dkernel: int,
+    dbias: int,
+    threads: int,
+) -> None: ...
+def dense_forward_at(
+    rows: int,
+    kernel_shape: _Pair,
+    activation: int,
+    alpha: float,
+    x: int,
+    kernel: int,
+    bias: int,
+    y: int,
+    threads: int,
+) -> None: ...
+def dense_backward_at(
+    rows: int,
+    kernel_shape: _Pair,
+    activation: int,
+    alpha: float,
+    dy: int,
+    x: int,
+    kernel: int,
+    y: int,
+    dx: int,
+    dkernel: int,
+    dbias: int,
+    threads: int,
+) -> None: ...
+def batch_norm_forward_at(
+    shape: _Pair,
+    epsilon: float,
+    activation: int,
+    alpha: float,
+    x: int,
+    gamma: int,
+    beta: int,
+    residual: int,
+    y: int,
+    mean: int,
+    variance: int,
+    threads: int,
+) -> None: ...
+def batch_norm_inference_at(
+    shape: _Pair,
+    epsilon: float,
+    activation: int,
+    alpha: float,
+    x: int,
+    gamma: int,
+    beta: int,
+    mean: int,
+    variance: int,
+    residual: int,
+    y: int,
+    threads: int,
+) -> None: ...
+def batch_norm_backward_at(
+    shape: _Pair,
+    epsilon: float,
+    activation: int,
+    alpha: float,
+    residual: bool,
+    frozen: bool,
+    dy: int,
+    x: int,
+    gamma: int,
+    beta: int,
+    mean: int,
+    variance: int,
+    y: int,
+    dx: int,
+    dgamma: int,
+    dbeta: int,
+    dresidual: int,
+    threads: int,
+) -> None: ...
 
 @type_check_only
 class _Pybind11Type(type): ...

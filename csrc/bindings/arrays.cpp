@@ -22,6 +22,35 @@ const fbn_exec* interruptible() {
   return &exec;
 }
 
+namespace {
+thread_local fbn_exec operators = *interruptible();
+thread_local size_t wanted_workspace = 0;
+}  // namespace
+
+const fbn_exec* operator_exec() { return &operators; }
+
+void set_workspace(const py::object& memory) {
+  if (memory.is_none()) {
+    operators.workspace = nullptr;
+    operators.workspace_size = 0;
+    return;
+  }
+  Operands operands("workspace");
+  const auto bytes = operands.output_view<uint8_t>(memory, "memory", 1);
+  operators.workspace = bytes.data;
+  operators.workspace_size = static_cast<size_t>(bytes.size());
+}
+
+void begin_workspace_query() {
+  wanted_workspace = 0;
+  operators.workspace_query = &wanted_workspace;
+}
+
+size_t end_workspace_query() {
+  operators.workspace_query = nullptr;
+  return wanted_workspace;
+}
+
 void check(fbn_status status) {
   if (status == FBN_OK) return;
   if (status == FBN_INTERRUPTED) throw py::error_already_set();  // what the signal handler raised

@@ -28,6 +28,12 @@ using Shape = std::vector<int64_t>;
 [[noreturn]] void raise(PyObject* type, const std::string& message);
 void check(fbn_status status);    // raises what the status stands for, with fbn_last_error()
 const fbn_exec* interruptible();  // all defaults, and the interpreter's signal handlers run while the call does
+// The same for calls of operators, with the memory that the calling thread gave for them (None: it gives none).
+const fbn_exec* operator_exec();
+void set_workspace(const py::object& memory);
+// Until it is ended, calls of operators on this thread compute nothing and tell what workspace they want.
+void begin_workspace_query();
+size_t end_workspace_query();
 std::string shape_text(const Shape& shape);
 
 struct Dtype {

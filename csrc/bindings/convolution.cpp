@@ -78,7 +78,7 @@ void conv2d_forward(const py::object& x, const py::object& kernel, const py::obj
   const Shape shape = output_shape(operands, d, vx.shape, vk.shape);
   const float* pb = operands.optional_in<float>(bias, "bias", {d.out_channels});
   float* py_ = operands.out<float>(y, "y", shape);
-  operands.run([&] { return fbn_conv2d_forward(&d, vx.data, vk.data, pb, py_, interruptible()); });
+  operands.run([&] { return fbn_conv2d_forward(&d, vx.data, vk.data, pb, py_, operator_exec()); });
 }
 
 void conv2d_backward(const py::object& dy, const py::object& x, const py::object& kernel, const py::object& y,
@@ -96,7 +96,7 @@ void conv2d_backward(const py::object& dy, const py::object& x, const py::object
   float* pdx = operands.optional_out<float>(dx, "dx", vx.shape);
   float* pdk = operands.optional_out<float>(dkernel, "dkernel", vk.shape);
   float* pdb = operands.optional_out<float>(dbias, "dbias", {d.out_channels});
-  operands.run([&] { return fbn_conv2d_backward(&d, pdy, vx.data, vk.data, py_, pdx, pdk, pdb, interruptible()); });
+  operands.run([&] { return fbn_conv2d_backward(&d, pdy, vx.data, vk.data, py_, pdx, pdk, pdb, operator_exec()); });
 }
 
 }  // namespace

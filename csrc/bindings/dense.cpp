@@ -27,7 +27,7 @@ void dense_forward(const py::object& x, const py::object& kernel, const py::obje
   const fbn_dense d = describe(operands, vx.shape, vk.shape, activation, alpha);
   const float* pb = operands.optional_in<float>(bias, "bias", {d.out_features});
   float* py_ = operands.out<float>(y, "y", {d.rows, d.out_features});
-  operands.run([&] { return fbn_dense_forward(&d, vx.data, vk.data, pb, py_, interruptible()); });
+  operands.run([&] { return fbn_dense_forward(&d, vx.data, vk.data, pb, py_, operator_exec()); });
 }
 
 void dense_backward(const py::object& dy, const py::object& x, const py::object& kernel, const py::object& y,
@@ -42,7 +42,7 @@ void dense_backward(const py::object& dy, const py::object& x, const py::object&
   float* pdx = operands.optional_out<float>(dx, "dx", vx.shape);
   float* pdk = operands.optional_out<float>(dkernel, "dkernel", vk.shape);
   float* pdb = operands.optional_out<float>(dbias, "dbias", {d.out_features});
-  operands.run([&] { return fbn_dense_backward(&d, pdy, vx.data, vk.data, py_, pdx, pdk, pdb, interruptible()); });
+  operands.run([&] { return fbn_dense_backward(&d, pdy, vx.data, vk.data, py_, pdx, pdk, pdb, operator_exec()); });
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ void softmax_cross_entropy_forward(const py::object& logits, const py::object& l
   float* pl = operands.out<float>(loss, "loss", {v.shape[0]});
   float* pp = operands.out<float>(probabilities, "probabilities", v.shape);
   operands.run([&] {
-    return fbn_softmax_cross_entropy_forward(v.shape[0], v.shape[1], v.data, t.data, t.dtype, pl, pp, interruptible());
+    return fbn_softmax_cross_entropy_forward(v.shape[0], v.shape[1], v.data, t.data, t.dtype, pl, pp, operator_exec());
   });
 }
 
@@ -37,7 +37,7 @@ void softmax_cross_entropy_backward(const py::object& probabilities, const py::o
   float* pd = operands.out<float>(dlogits, "dlogits", v.shape);
   operands.run([&] {
     return fbn_softmax_cross_entropy_backward(v.shape[0], v.shape[1], v.data, t.data, t.dtype, scale, pd,
-                                              interruptible());
+                                              operator_exec());
   });
 }
 
@@ -46,7 +46,7 @@ void mean_squared_error_forward(const py::object& predictions, const py::object&
   const auto v = operands.view<float>(predictions, "predictions", 2);
   const float* pt = operands.in<float>(targets, "targets", v.shape);
   float* pl = operands.out<float>(loss, "loss", {v.shape[0]});
-  operands.run([&] { return fbn_mean_squared_error_forward(v.shape[0], v.shape[1], v.data, pt, pl, interruptible()); });
+  operands.run([&] { return fbn_mean_squared_error_forward(v.shape[0], v.shape[1], v.data, pt, pl, operator_exec()); });
 }
 
 void mean_squared_error_backward(const py::object& predictions, const py::object& targets,
@@ -56,7 +56,7 @@ void mean_squared_error_backward(const py::object& predictions, const py::object
   const float* pt = operands.in<float>(targets, "targets", v.shape);
   float* pd = operands.out<float>(dpredictions, "dpredictions", v.shape);
   operands.run(
-      [&] { return fbn_mean_squared_error_backward(v.shape[0], v.shape[1], v.data, pt, scale, pd, interruptible()); });
+      [&] { return fbn_mean_squared_error_backward(v.shape[0], v.shape[1], v.data, pt, scale, pd, operator_exec()); });
 }
 
 }  // namespace

@@ -18,4 +18,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_optimizers(m);
   register_graph(m);
   register_program(m);
+  register_addresses(m);
 }

@@ -30,7 +30,7 @@ void batch_norm_forward(const py::object& x, const py::object& gamma, const py::
   float* py_ = operands.out<float>(y, "y", vx.shape);
   double* pm = operands.out<double>(mean, "mean", {d.channels});
   double* pv = operands.out<double>(variance, "variance", {d.channels});
-  operands.run([&] { return fbn_batch_norm_forward(&d, vx.data, pg, pb, pr, py_, pm, pv, interruptible()); });
+  operands.run([&] { return fbn_batch_norm_forward(&d, vx.data, pg, pb, pr, py_, pm, pv, operator_exec()); });
 }
 
 void batch_norm_inference(const py::object& x, const py::object& gamma, const py::object& beta, const py::object& mean,
@@ -45,7 +45,7 @@ void batch_norm_inference(const py::object& x, const py::object& gamma, const py
   const double* pv = operands.in<double>(variance, "variance", {d.channels});
   const float* pr = operands.optional_in<float>(residual, "residual", vx.shape);
   float* py_ = operands.out<float>(y, "y", vx.shape);
-  operands.run([&] { return fbn_batch_norm_inference(&d, vx.data, pg, pb, pm, pv, pr, py_, interruptible()); });
+  operands.run([&] { return fbn_batch_norm_inference(&d, vx.data, pg, pb, pm, pv, pr, py_, operator_exec()); });
 }
 
 // The operands that all backward functions share.
@@ -84,7 +84,7 @@ void batch_norm_backward(const py::object& dy, const py::object& x, const py::ob
   float* pdr = operands.optional_out<float>(dresidual, "dresidual", b.x.shape);
   operands.run([&] {
     return fbn_batch_norm_backward(&b.d, b.dy, b.x.data, b.gamma, b.beta, b.mean, b.variance, b.y, pdx, pdg, pdb, pdr,
-                                   interruptible());
+                                   operator_exec());
   });
 }
 
@@ -100,7 +100,7 @@ void batch_norm_partial(const py::object& x, int64_t total_rows, const py::objec
   const fbn_batch_norm d = describe(vx.shape, 1e-3, FBN_LINEAR, 0, false, false);
   double* pm = operands.out<double>(mean, "mean", {d.channels});
   double* ps = operands.out<double>(m2, "m2", {d.channels});
-  operands.run([&] { return fbn_batch_norm_partial(&d, vx.data, total_rows, pm, ps, interruptible()); });
+  operands.run([&] { return fbn_batch_norm_partial(&d, vx.data, total_rows, pm, ps, operator_exec()); });
 }
 
 void batch_norm_merge(const py::object& counts, const py::object& means, const py::object& m2s, const py::object& mean,
@@ -127,7 +127,7 @@ void batch_norm_backward_partial(const py::object& dy, const py::object& x, cons
   double* pc = operands.out<double>(sum_dy_xc, "sum_dy_xc", {b.d.channels});
   operands.run([&] {
     return fbn_batch_norm_backward_partial(&b.d, b.dy, b.x.data, b.gamma, b.beta, b.mean, b.variance, b.y, total_rows,
-                                           ps, pc, interruptible());
+                                           ps, pc, operator_exec());
   });
 }
 
@@ -156,7 +156,7 @@ void batch_norm_backward_apply(const py::object& dy, const py::object& x, const 
   float* pdr = operands.optional_out<float>(dresidual, "dresidual", b.x.shape);
   operands.run([&] {
     return fbn_batch_norm_backward_apply(&b.d, b.dy, b.x.data, b.gamma, b.beta, b.mean, b.variance, b.y, ps, pc,
-                                         total_rows, pdx, pdr, interruptible());
+                                         total_rows, pdx, pdr, operator_exec());
   });
 }
 

@@ -26,7 +26,7 @@ void optimizer_update(const char* operation, const Optimizer& optimizer, int64_t
   for (size_t i = 0; i < slots.size(); ++i)
     pointers.push_back(operands.out<float>(slots[i], names[i].c_str(), g.shape));
   operands.run([&] {
-    return fbn_optimizer_update(&optimizer.d, iteration, g.shape[0], pw, g.data, pointers.data(), interruptible());
+    return fbn_optimizer_update(&optimizer.d, iteration, g.shape[0], pw, g.data, pointers.data(), operator_exec());
   });
 }
 

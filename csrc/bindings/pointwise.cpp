@@ -11,7 +11,7 @@ void activation_forward(const py::object& x, const py::object& y, int32_t activa
   float* py_ = operands.out<float>(y, "y", vx.shape);
   operands.allow_in_place("x");
   operands.run([&] {
-    return fbn_activation_forward(activation, alpha, vx.shape[0], vx.shape[1], vx.data, py_, interruptible());
+    return fbn_activation_forward(activation, alpha, vx.shape[0], vx.shape[1], vx.data, py_, operator_exec());
   });
 }
 
@@ -23,7 +23,7 @@ void activation_backward(const py::object& dy, const py::object& y, const py::ob
   float* pdx = operands.out<float>(dx, "dx", vdy.shape);
   operands.allow_in_place("dy");
   operands.run([&] {
-    return fbn_activation_backward(activation, alpha, vdy.shape[0], vdy.shape[1], vdy.data, py_, pdx, interruptible());
+    return fbn_activation_backward(activation, alpha, vdy.shape[0], vdy.shape[1], vdy.data, py_, pdx, operator_exec());
   });
 }
 
@@ -31,14 +31,14 @@ void dropout_forward(const py::object& x, const py::object& y, double rate, uint
   Operands operands("dropout_forward");
   const auto vx = operands.view<float>(x, "x", 1);
   float* py_ = operands.out<float>(y, "y", vx.shape);
-  operands.run([&] { return fbn_dropout_forward(rate, seed, vx.shape[0], vx.data, py_, interruptible()); });
+  operands.run([&] { return fbn_dropout_forward(rate, seed, vx.shape[0], vx.data, py_, operator_exec()); });
 }
 
 void dropout_backward(const py::object& dy, const py::object& dx, double rate, uint64_t seed) {
   Operands operands("dropout_backward");
   const auto vdy = operands.view<float>(dy, "dy", 1);
   float* pdx = operands.out<float>(dx, "dx", vdy.shape);
-  operands.run([&] { return fbn_dropout_backward(rate, seed, vdy.shape[0], vdy.data, pdx, interruptible()); });
+  operands.run([&] { return fbn_dropout_backward(rate, seed, vdy.shape[0], vdy.data, pdx, operator_exec()); });
 }
 
 }  // namespace

@@ -49,7 +49,7 @@ void max_pool2d_forward(const py::object& x, const py::object& y, const py::obje
     pi = operands.optional_out<int32_t>(index, "index", shape);
   else
     pi = operands.optional_out<uint8_t>(index, "index", shape);
-  operands.run([&] { return fbn_max_pool2d_forward(&d, vx.data, py_, pi, interruptible()); });
+  operands.run([&] { return fbn_max_pool2d_forward(&d, vx.data, py_, pi, operator_exec()); });
 }
 
 void max_pool2d_backward(const py::object& dy, const py::object& index, const py::object& dx, Pair pool_size,
@@ -66,7 +66,7 @@ void max_pool2d_backward(const py::object& dy, const py::object& index, const py
     pi = operands.in<int32_t>(index, "index", shape);
   else
     pi = operands.in<uint8_t>(index, "index", shape);
-  operands.run([&] { return fbn_max_pool2d_backward(&d, vy.data, pi, x.data, interruptible()); });
+  operands.run([&] { return fbn_max_pool2d_backward(&d, vy.data, pi, x.data, operator_exec()); });
 }
 
 void avg_pool2d_forward(const py::object& x, const py::object& y, Pair pool_size, Pair strides, int32_t padding,
@@ -75,7 +75,7 @@ void avg_pool2d_forward(const py::object& x, const py::object& y, Pair pool_size
   const auto vx = operands.view<float>(x, "x", 4);
   const fbn_pool2d d = describe(vx.shape, pool_size, strides, padding, pads);
   float* py_ = operands.out<float>(y, "y", output_shape(d));
-  operands.run([&] { return fbn_avg_pool2d_forward(&d, vx.data, py_, interruptible()); });
+  operands.run([&] { return fbn_avg_pool2d_forward(&d, vx.data, py_, operator_exec()); });
 }
 
 void avg_pool2d_backward(const py::object& dy, const py::object& dx, Pair pool_size, Pair strides, int32_t padding,
@@ -84,7 +84,7 @@ void avg_pool2d_backward(const py::object& dy, const py::object& dx, Pair pool_s
   const auto x = operands.output_view<float>(dx, "dx", 4);
   const fbn_pool2d d = describe(x.shape, pool_size, strides, padding, pads);
   const float* pdy = operands.in<float>(dy, "dy", output_shape(d));
-  operands.run([&] { return fbn_avg_pool2d_backward(&d, pdy, x.data, interruptible()); });
+  operands.run([&] { return fbn_avg_pool2d_backward(&d, pdy, x.data, operator_exec()); });
 }
 
 void global_avg_pool2d_forward(const py::object& x, const py::object& y) {
@@ -92,7 +92,7 @@ void global_avg_pool2d_forward(const py::object& x, const py::object& y) {
   const auto vx = operands.view<float>(x, "x", 4);
   const int64_t batch = vx.shape[0], pixels = vx.shape[1] * vx.shape[2], channels = vx.shape[3];
   float* py_ = operands.out<float>(y, "y", {batch, channels});
-  operands.run([&] { return fbn_global_avg_pool2d_forward(batch, pixels, channels, vx.data, py_, interruptible()); });
+  operands.run([&] { return fbn_global_avg_pool2d_forward(batch, pixels, channels, vx.data, py_, operator_exec()); });
 }
 
 void global_avg_pool2d_backward(const py::object& dy, const py::object& dx) {
@@ -100,7 +100,7 @@ void global_avg_pool2d_backward(const py::object& dy, const py::object& dx) {
   const auto x = operands.output_view<float>(dx, "dx", 4);
   const int64_t batch = x.shape[0], pixels = x.shape[1] * x.shape[2], channels = x.shape[3];
   const float* pdy = operands.in<float>(dy, "dy", {batch, channels});
-  operands.run([&] { return fbn_global_avg_pool2d_backward(batch, pixels, channels, pdy, x.data, interruptible()); });
+  operands.run([&] { return fbn_global_avg_pool2d_backward(batch, pixels, channels, pdy, x.data, operator_exec()); });
 }
 
 }  // namespace

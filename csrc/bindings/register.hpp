@@ -15,5 +15,6 @@ void register_losses(pybind11::module_& m);
 void register_optimizers(pybind11::module_& m);
 void register_graph(pybind11::module_& m);
 void register_program(pybind11::module_& m);
+void register_addresses(pybind11::module_& m);
 
 }  // namespace fastbn_python

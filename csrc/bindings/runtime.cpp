@@ -31,6 +31,10 @@ void register_runtime(py::module_& m) {
   m.def("build_info", &fbn_build_info, "Compiler, flags and build type as key=value lines.");
   m.def("threading_layer", &fbn_threading_layer, "The runtime that threads come from.");
 
+  m.def("set_workspace", &set_workspace, py::arg("memory"), "Memory for operators that this thread calls, or None.");
+  m.def("begin_workspace_query", &begin_workspace_query, "Operators that this thread calls now only tell their size.");
+  m.def("end_workspace_query", &end_workspace_query, "The bytes that the last operator wanted.");
+
   m.def(
       "measure_ceilings",
       [](const std::optional<std::string>& isa, double seconds) {

@@ -1,12 +1,14 @@
 """The kernels as functions: arrays in, arrays out, one forward and one backward each.
 
-Inputs may be anything that NumPy makes an array of real numbers of: float16, float64, integers, bool and any memory
-layout are converted to C-contiguous float32 here. Results are float32 (statistics float64). `out=` takes the result's
-array, or a tuple of arrays where a function returns several; it must have the right dtype and shape, be C-contiguous
-and writable, and share no memory with an input; this is checked before anything is written. An empty batch gives empty
-results and zero gradients.
+Inputs may be anything that NumPy makes an array of real numbers of, and any producer of DLPack tensors in the
+processor's memory: float16, float64, integers, bool and any memory layout are converted to C-contiguous float32 here.
+Results are float32 (statistics float64), NumPy arrays. `out=` takes the result's array, or a tuple of arrays where a
+function returns several, or tensors that show their memory through DLPack; it must have the right dtype and shape, be
+C-contiguous and writable, and share no memory with an input; this is checked before anything is written. An empty batch
+gives empty results and zero gradients.
 """
 
+from fastbn.ops._workspace import Workspace, workspace_size
 from fastbn.ops.convolution import conv2d_algorithm, conv2d_backward, conv2d_forward
 from fastbn.ops.dense import dense_backward, dense_forward
 from fastbn.ops.losses import (
@@ -38,6 +40,7 @@ from fastbn.ops.pooling import (
 from fastbn.ops.updates import adam_update, rmsprop_update, sgd_update
 
 __all__ = [
+    "Workspace",
     "activation_backward",
     "activation_forward",
     "adam_update",
@@ -69,4 +72,5 @@ __all__ = [
     "sgd_update",
     "softmax_cross_entropy_backward",
     "softmax_cross_entropy_forward",
+    "workspace_size",
 ]
