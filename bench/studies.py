@@ -29,7 +29,7 @@ from fastbn.study._variants import Variant
 BENCH = Path(__file__).resolve().parent
 
 ROWS, SEEDS, EPOCHS, CORES = 60_000, 5, 10, 2
-STEPS = 300  # of a measured epoch, at most
+STEPS = 200  # of a measured epoch, at most
 
 #: Every batch size and optimizer, the shallowest and the deepest network, none to all batch-norms.
 GRADIENT = ("gradient",)
@@ -176,18 +176,23 @@ def main() -> None:
     parser.add_argument("--python", action="append", default=[], metavar="LIBRARY=INTERPRETER")
     parser.add_argument("--epochs", type=int, default=3, help="measured epochs of a cell, the least of which counts")
     parser.add_argument("--only", default="", metavar="REGEX", help="cells of the sample whose label matches")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured, too")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="add what was measured to a file; the table shows all of it"
+    )
     options = parser.parse_args()
     pythons = dict(item.split("=", 1) for item in options.python)
     sample = [variant for variant in SAMPLE if re.search(options.only, label(variant))]
-    results: dict[str, Any] = {"sample": [variant.values() for variant in sample], "libraries": {}}
+    results: dict[str, Any] = {"sample": [], "libraries": {}}
+    if options.json is not None and options.json.is_file():
+        results = json.loads(options.json.read_text())
+    results["sample"] += [v.values() for v in sample if v.values() not in results["sample"]]
     for name in ["fastbn", *filter(None, options.peers.split(","))]:
-        found: dict[str, Any] = {"ways": {}}
+        found = results["libraries"].setdefault(name, {"ways": {}})
         for way in ways():
             version, seconds = measure(name, pythons.get(name, sys.executable), way, sample, options.epochs)
-            found["version"], found["ways"][way.name] = version, seconds
+            found["version"] = version
+            found["ways"].setdefault(way.name, {}).update(seconds)
             print(f"{version}, {way.name}: " + ", ".join(f"{s:.3g} s" for s in seconds.values()), file=sys.stderr)
-        results["libraries"][name] = found
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -55,10 +54,9 @@ class Cell:
 class _Watch(Callback):
     """Times the epochs of `fit` and lets the probes look between them."""
 
-    def __init__(self, looks: list[Any], owner: int) -> None:
+    def __init__(self, looks: list[Any]) -> None:
         super().__init__()
         self.looks = looks
-        self.owner = owner if os.getppid() == owner else None
         self.seconds: list[float] = []  # of training, on the wall
         self.processor_seconds: list[float] = []  # of training, of all threads
         self.validation_seconds: list[float] = []
@@ -76,15 +74,12 @@ class _Watch(Callback):
         self.validation_seconds.append(time.perf_counter() - self._trained[0])
         for look in self.looks:
             look(epoch + 1)
-        if self.owner is not None and os.getppid() != self.owner:  # the study was killed: nobody takes this cell
-            os._exit(1)
 
 
-def run(values: dict[str, Any], threads: int | None, owner: int) -> dict[str, Any]:
+def run(values: dict[str, Any], threads: int | None = None) -> dict[str, Any]:
     """Train the cell of these values on `threads` threads (None: the process's default) and return its record.
 
-    `owner` is the process that runs the study: where it started this one and ends, this one ends, too. Raises
-    ValueError where data, instruction set or version here are not those that the values name.
+    Raises ValueError where data, instruction set or version here are not those that the values name.
     """
     begun = datetime.now(timezone.utc)
     variant, seed = Variant.of(values["variant"]), values["seed"]
@@ -94,7 +89,7 @@ def run(values: dict[str, Any], threads: int | None, owner: int) -> dict[str, An
         if values[name] != found:
             raise ValueError(f"study: {name} of a cell must be {values[name]!r} wherever it runs. Received: {found!r}")
     with runtime.num_threads(runtime.get_num_threads() if threads is None else threads):
-        result, watch = _train(variant, data, seed, variant.epochs(values["epochs"]), owner)
+        result, watch = _train(variant, data, seed, variant.epochs(values["epochs"]))
         used = runtime.get_num_threads()
     return {
         "key": cell_of(values).key,
@@ -117,9 +112,7 @@ def cell_of(values: dict[str, Any]) -> Cell:
     return Cell(variant=Variant.of(values["variant"]), **named)
 
 
-def _train(
-    variant: Variant, data: _data.StudyData, seed: int, epochs: int, owner: int
-) -> tuple[dict[str, Any], _Watch]:
+def _train(variant: Variant, data: _data.StudyData, seed: int, epochs: int) -> tuple[dict[str, Any], _Watch]:
     probes: dict[str, Any] = {}
     if "gradient" in variant.probes:
         probes["gradient"] = GradientNoise(variant, data, seed, epochs)
@@ -137,7 +130,7 @@ def _train(
         looks.append(lambda epoch: probes["gradient"].look(model, epoch))
     if "recalibration" in probes:
         looks.append(lambda epoch: probes["recalibration"].look(model))
-    watch = _Watch(looks, owner)
+    watch = _Watch(looks)
     history = model.fit(
         x_train,
         data.y_train,

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 from fastbn import runtime
 from fastbn.study import _cell
 from fastbn.study._cell import Cell
 from fastbn.study._store import Store
 
+_WATCH_SECONDS = 0.5
+
 
 def shared_out(cores: int, jobs: int) -> int:
     """Threads of each of `jobs` processes that run at once on these cores."""
     return max(1, cores // jobs)
+
+
+def _in_worker(values: dict[str, Any], threads: int | None, owner: int) -> dict[str, Any]:
+    """A cell, in whichever process joblib chose; `owner` is the one that runs the study."""
+    if os.getppid() == owner:
+        _end_with(owner)
+    return _cell.run(values, threads)
+
+
+@cache
+def _end_with(owner: int) -> None:
+    """End this process as soon as the one that started it is gone: nobody would take its cells."""
+
+    def watch() -> None:
+        while os.getppid() == owner:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def run_cells(
@@ -47,7 +72,7 @@ def run_cells(
         return_as="generator_unordered",
     )
     by_key = {cell.key: cell for cell in cells}
-    work = delayed(_cell.run)
+    work = delayed(_in_worker)
     for record in parallel(work(cell.values(), threads, os.getpid()) for cell in cells):
         store.write(record)
         said(by_key[record["key"]], record["seconds"]["cell"])

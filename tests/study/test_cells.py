@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from fastbn import networks, runtime, study, utils
 from fastbn.optimizers import SGD
 from fastbn.study import _cell, _data, _machine, _runner, _store
 from fastbn.study._cell import Cell
+from fastbn.study._live import Progress
 from fastbn.study._store import Store
 from fastbn.study._variants import Variant
 
@@ -32,7 +34,7 @@ def cell(variant: Variant, seed: int = 0, epochs: int = 2) -> Cell:
 
 
 def trained(wanted: Cell, threads: int | None = None) -> dict:
-    return _cell.run(wanted.values(), threads, owner=0)
+    return _cell.run(wanted.values(), threads)
 
 
 @pytest.mark.usefixtures("few_digits")
@@ -149,9 +151,9 @@ def test_a_second_call_finds_everything_done(tmp_path: Path, monkeypatch: pytest
     ran: list[int] = []
     train = _cell.run
 
-    def counted(values: dict, threads: int | None, owner: int) -> dict:
+    def counted(values: dict, threads: int | None) -> dict:
         ran.append(values["seed"])
-        return train(values, threads, owner)
+        return train(values, threads)
 
     monkeypatch.setattr(_cell, "run", counted)
     first = study.run("accelerate", tmp_path, data="digits", seeds=1, epochs=1, jobs=1)
@@ -202,25 +204,25 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+    assert running(process.pid) == []
     kept = cells_of(killed)
     assert 0 < len(kept) < 4
     run_python(str(program), str(whole))
     run_python(str(program), str(killed))
     assert cells_of(killed) == cells_of(whole)
     assert kept.items() <= cells_of(whole).items()
-    assert workers_of(process.pid) == []
 
 
-def workers_of(session: int) -> list[str]:
-    """Command lines of the processes of a session that still run; those of a killed study end with their epoch."""
-    for _ in range(300):
+def running(session: int) -> list[str]:
+    """Command lines of the processes of a session that still run after a while."""
+    for _ in range(100):
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
                 if int(fields[3]) == session and fields[0] != "Z":
                     found.append((folder / "cmdline").read_text().replace("\0", " "))
-            except OSError:
+            except OSError:  # it ended meanwhile
                 continue
         if not found:
             break
@@ -248,3 +250,36 @@ def test_two_workers_of_a_dask_cluster(tmp_path: Path) -> None:
     run_python(str(tmp_path / "a_program.py"), str(tmp_path / "here"))
     run_python(str(tmp_path / "a_dask.py"), str(tmp_path / "there"))
     assert cells_of(tmp_path / "there") == cells_of(tmp_path / "here")
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_a_live_table_on_a_terminal(tmp_path: Path) -> None:
+    """Cells done, the mean of their last losses, and the time left; gone when the study has ended."""
+    with open(tmp_path / "screen.txt", "w") as screen:
+        console = Console(file=screen, force_terminal=True, width=100, height=40)
+        study.run("accelerate", tmp_path / "out", data="digits", seeds=1, epochs=1, jobs=1, console=console)
+    shown = (tmp_path / "screen.txt").read_text()
+    assert re.search(r"\d of 4 cells, (time left unknown yet|\d+ s left)", shown)
+    assert "relu, one BN" in shown
+    assert "seed 0" not in shown  # no lines beside the table
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_the_table_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [cell(Variant("sigmoid", k), seed) for k in (0, 1) for seed in (0, 1)]
+    labels = {one.key: ("accelerate", f"{one.variant.batch_norms} BN") for one in cells}
+    now = [100.0]
+    monkeypatch.setattr("fastbn.study._live.time.perf_counter", lambda: now[0])
+    console = Console(file=open(os.devnull, "w"), width=90, record=True)  # noqa: SIM115
+    with Progress(labels, cells, cells[:1], 600, console, lambda key: 0.25) as progress:
+        assert progress.time_left() is None
+        now[0] += 10
+        progress.ended(cells[1], 10.0)
+        assert progress.time_left() == pytest.approx(20, rel=0.01)  # two of the same size left
+        console.print(progress.table())
+    said = console.export_text()
+    assert "1 of 4 cells found done." in said
+    assert "2/4 accelerate: 0 BN, seed 1: 10.0 s, 20 s left" in said
+    assert "2 of 4 cells, 20 s left" in said
+    assert re.search(r"accelerate +0 BN +2/2 +0\.25", said)
+    assert re.search(r" 1 BN +0/2 +\n", said)

@@ -247,7 +247,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def test_the_report_in_chromium(studied: Studied, tmp_path: Path) -> None:
     """The page fits a desk and a phone, draws every figure, and prints."""
     probe = """<script>document.title = JSON.stringify({
-      width: document.documentElement.scrollWidth - window.innerWidth,
+      width: document.documentElement.scrollWidth - document.documentElement.clientWidth,
       figures: [...document.querySelectorAll("figure svg")].filter(s => s.getBoundingClientRect().height > 50).length,
     })</script>"""
     page = tmp_path / "probed.html"
