@@ -149,7 +149,8 @@ def table(results: dict[str, Any]) -> str:
         name: {cell: min(way[cell] for way in found["ways"].values()) for cell in next(iter(found["ways"].values()))}
         for name, found in results["libraries"].items()
     }
-    sample = [Variant.of(values) for values in results["sample"]]
+    everywhere = set.intersection(*(set(cells) for cells in best.values()))
+    sample = [v for v in map(Variant.of, results["sample"]) if label(v) in everywhere]
     variants = {v for study in chosen("all") for v in study.variants.values()}
     whole = dict.fromkeys(names, 0.0)
     stands_for = dict.fromkeys(map(label, sample), 0)
@@ -191,7 +192,8 @@ def main() -> None:
         for way in ways():
             version, seconds = measure(name, pythons.get(name, sys.executable), way, sample, options.epochs)
             found["version"] = version
-            found["ways"].setdefault(way.name, {}).update(seconds)
+            known = found["ways"].setdefault(way.name, {})
+            known.update({cell: min(taken, known.get(cell, taken)) for cell, taken in seconds.items()})
             print(f"{version}, {way.name}: " + ", ".join(f"{s:.3g} s" for s in seconds.values()), file=sys.stderr)
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=1) + "\n")

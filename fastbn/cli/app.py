@@ -238,3 +238,5 @@ def study(
     outcome.print(console)
     for target in written:
         typer.echo(f"Written: {target}")
+    if not outcome.whole:
+        raise typer.Exit(130)

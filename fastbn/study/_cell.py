@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -102,7 +103,7 @@ def run(values: dict[str, Any], threads: int | None = None) -> dict[str, Any]:
             "validation": watch.validation_seconds,
             "cell": (datetime.now(timezone.utc) - begun).total_seconds(),
         },
-        "machine": {**here, "begun": begun.isoformat(timespec="seconds")},
+        "machine": {**here, "begun": begun.isoformat(timespec="seconds"), "process": str(os.getpid())},
     }
 
 

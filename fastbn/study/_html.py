@@ -23,6 +23,9 @@ def page(outcome: Outcome, figures: dict[str, list[tuple[str, str, str]]]) -> st
         f"<p class=lead>An article's claims about batch-norm, each from {outcome.seeds} "
         f"run{'s' * (outcome.seeds != 1)} of {outcome.epochs} epoch{'s' * (outcome.epochs != 1)} a variant on "
         f"{escape(outcome.note)}.</p>",
+        ""
+        if outcome.whole
+        else f"<p><strong>Interrupted: {len(outcome.cells)} of {outcome.wanted} runs have ended.</strong></p>",
         _contents(outcome),
         _summary(outcome),
         f"<section><h2>The rule</h2><p>{escape(RULE)}</p></section>",
@@ -146,12 +149,13 @@ def _plus_minus(value: tuple[float, float], digits: int = 4) -> str:
 
 def _rows(outcome: StudyOutcome) -> str:
     noisy = any(row.noise is not None for row in outcome.rows)
-    headings = ["variant", "training loss", "validation loss", "validation accuracy", "seconds an epoch"]
+    headings = ["variant", "seeds", "training loss", "validation loss", "validation accuracy", "seconds an epoch"]
     headings += ["spread of the gradient's norm"] * noisy
     head = "".join(f'<th scope="col"{" class=words" * (i == 0)}>{text}</th>' for i, text in enumerate(headings))
     lines = []
     for row in outcome.rows:
         cells = [
+            str(row.seeds),
             _plus_minus(row.loss),
             _plus_minus(row.val_loss),
             f"{row.val_accuracy[0]:.2%} ± {100 * row.val_accuracy[1]:.2f}",

@@ -72,13 +72,19 @@ class Outcome:
     seeds: int
     epochs: int
     studies: tuple[StudyOutcome, ...]
+    wanted: int  # cells: fewer where the studies were interrupted
+
+    @property
+    def whole(self) -> bool:
+        """Whether every cell has ended."""
+        return len(self.cells) == self.wanted
 
     @property
     def machines(self) -> list[dict[str, str]]:
         """The machines and versions that cells ran with, each once."""
         found: list[dict[str, str]] = []
         for record in self.cells:
-            machine = {name: value for name, value in record["machine"].items() if name != "begun"}
+            machine = {name: value for name, value in record["machine"].items() if name not in ("begun", "process")}
             machine["threads of a cell"] = str(record["seconds"]["threads"])
             if machine not in found:
                 found.append(machine)
@@ -119,6 +125,7 @@ class Outcome:
             "data": self.note,
             "seeds": self.seeds,
             "epochs": self.epochs,
+            "cells_wanted": self.wanted,
             "rule": RULE,
             "studies": [
                 {

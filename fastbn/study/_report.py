@@ -15,8 +15,8 @@ from fastbn.study._store import Store, dumped
 def _figures_of(outcome: StudyOutcome) -> list[tuple[str, str, str, bytes]]:
     """Name, caption, SVG and PNG of each figure."""
     study, found = outcome.study, []
-    seeds = len(next(iter(outcome.records.values())))
-    band = f"mean of {seeds} seeds; the band goes from the least to the greatest" if seeds > 1 else "one seed"
+    seeds = min(map(len, outcome.records.values()))
+    band = "mean over seeds; the band goes from the least to the greatest" if seeds > 1 else "one seed"
     for group in study.groups:
         for kind in study.panels:
             name = f"{study.name}-{_figures.slug(group)}-{kind}"

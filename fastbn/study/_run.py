@@ -55,6 +55,7 @@ def run(
     Each variant is trained from the seeds 0 .. seeds - 1. A cell that `out` holds already is not run again: one that
     two studies share, and with `resume` those of an earlier call. jobs, backend: see `run_cells`; with "dask" a
     `dask.distributed.Client` must be there. `console` shows progress (None: nobody looks).
+    Interrupted (Ctrl-C), it returns what has ended of the studies that have a cell of every variant.
 
     Raises ValueError for unknown names, numbers below one, a damaged cell, or a folder with cells of a study that has
     not finished where `resume` is false; what `fastbn.datasets.load` raises; ImportError where joblib is not installed.
@@ -89,11 +90,19 @@ def run(
         # Seed by seed, so that an interrupted study has every variant; the longest first, so that jobs end together.
         work = {variant: variant.work(samples, epochs) for variant in {cell.variant for cell in left}}
         left.sort(key=lambda cell: (cell.seed, -work[cell.variant]))
-        run_cells(left, store, jobs=jobs, backend=backend, said=progress.ended)
+        try:
+            run_cells(left, store, jobs=jobs, backend=backend, said=progress.ended)
+        except KeyboardInterrupt:
+            ended = sum(store.has(key) for key in wanted)
+            shown.print(f"Interrupted: {ended} of {len(wanted)} cells are kept; --resume goes on.", highlight=False)
     outcomes = []
     for study in studies:
         records: dict[str, list[_numbers.Record]] = {}
         for label, cell in labelled[study.name]:
-            records.setdefault(label, []).append(store.read(cell.key))
-        outcomes.append(StudyOutcome(study, records))
-    return Outcome(command or f"fastbn study {name}", loaded.name, seeds, epochs, tuple(outcomes))
+            if store.has(cell.key):
+                records.setdefault(label, []).append(store.read(cell.key))
+        if len(records) == len(study.variants):
+            outcomes.append(StudyOutcome(study, records))
+    if not outcomes:
+        raise KeyboardInterrupt
+    return Outcome(command or f"fastbn study {name}", loaded.name, seeds, epochs, tuple(outcomes), len(wanted))

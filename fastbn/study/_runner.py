@@ -55,7 +55,7 @@ def run_cells(
     backend. backend: joblib's name of one, None for processes here. Workers of other backends choose their threads
     themselves (OMP_NUM_THREADS).
     """
-    from joblib import Parallel, delayed
+    from joblib import Parallel, delayed, parallel_config
 
     if not cells:
         return
@@ -64,15 +64,15 @@ def run_cells(
         cores = runtime.get_num_threads()
         jobs = min(jobs or cores, len(cells))
         threads = shared_out(cores, jobs)
-    parallel = Parallel(
-        n_jobs=jobs or -1,
-        backend=backend or "loky",
-        batch_size=1,  # a cell is kept when it ends, not when its neighbours do
-        pre_dispatch="all" if backend else "n_jobs",
-        return_as="generator_unordered",
-    )
     by_key = {cell.key: cell for cell in cells}
     work = delayed(_in_worker)
-    for record in parallel(work(cell.values(), threads, os.getpid()) for cell in cells):
-        store.write(record)
-        said(by_key[record["key"]], record["seconds"]["cell"])
+    with parallel_config(backend=backend or "loky"):
+        parallel = Parallel(
+            n_jobs=jobs or -1,
+            batch_size=1,  # a cell is kept when it ends, not when its neighbours do
+            pre_dispatch="all" if backend else "n_jobs",
+            return_as="generator_unordered",
+        )
+        for record in parallel(work(cell.values(), threads, os.getpid()) for cell in cells):
+            store.write(record)
+            said(by_key[record["key"]], record["seconds"]["cell"])

@@ -104,12 +104,14 @@ def judge(low: float, high: float, claim: Claim) -> str:
 
 
 def _effect(claim: Claim, pair: tuple[str, str], records: Mapping[str, Sequence[Record]]) -> Effect:
-    a, b = (records[label] for label in pair)
-    targets = records[claim.target] if claim.target is not None else b
-    ratios = [
-        ratio(number(claim.number, x, goal), number(claim.against or claim.number, y, goal))
-        for x, y, goal in zip(a, b, targets, strict=True)
-    ]
+    named = (*pair, claim.target if claim.target is not None else pair[1])
+    by_seed = [{record["config"]["seed"]: record for record in records[label]} for label in named]
+    ratios = []
+    for seed in sorted(set.intersection(*map(set, by_seed))):
+        a, b, goal = (found[seed] for found in by_seed)
+        ratios.append(ratio(number(claim.number, a, goal), number(claim.against or claim.number, b, goal)))
+    if not ratios:
+        return Effect(pair, (), 1.0, 1 / MOST, MOST, TOO_FEW)
     logs = np.log(ratios)
     low, high = (math.exp(end) for end in bootstrap(logs))
     verdict = judge(low, high, claim) if len(ratios) >= FEWEST_SEEDS else TOO_FEW
@@ -117,7 +119,7 @@ def _effect(claim: Claim, pair: tuple[str, str], records: Mapping[str, Sequence[
 
 
 def decide(claim: Claim, records: Mapping[str, Sequence[Record]]) -> Verdict:
-    """The verdict on a claim from each variant's records, in the same order of seeds."""
+    """The verdict on a claim from each variant's records; the seeds count that all variants of a pair have."""
     effects = tuple(_effect(claim, pair, records) for pair in claim.pairs)
     found = {effect.verdict for effect in effects}
     for verdict in (TOO_FEW, DOES_NOT, UNDECIDED):

@@ -72,7 +72,7 @@ def test_everything_is_written_down() -> None:
     record = json.loads(json.dumps(trained(wanted)))
     assert _cell.cell_of(record["config"]) == wanted
     assert record["key"] == wanted.key
-    assert {"fastbn", "revision", "isa", "processor", "python", "numpy", "begun"} <= set(record["machine"])
+    assert {"fastbn", "revision", "isa", "processor", "python", "numpy", "begun", "process"} <= set(record["machine"])
     assert len(record["seconds"]["epochs"]) == len(record["seconds"]["epochs_a_core"]) == 2
     assert min(record["seconds"]["epochs_a_core"]) > 0
     layers = record["result"]["layers"]
@@ -175,6 +175,32 @@ def test_a_second_call_finds_everything_done(tmp_path: Path, monkeypatch: pytest
         [study.STUDIES["depth"]], 2, 1, _data.load("digits"))["depth"]}  # fmt: skip
 
 
+@pytest.mark.usefixtures("few_digits")
+def test_an_interrupt_keeps_what_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C: with a cell of every variant there is an outcome, with less only the cells."""
+    train, left = _cell.run, [2]
+
+    def until(values: dict, threads: int | None) -> dict:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return train(values, threads)
+
+    monkeypatch.setattr(_cell, "run", until)
+    options = {"data": "digits", "seeds": 2, "epochs": 1, "jobs": 1, "resume": True}
+    with pytest.raises(KeyboardInterrupt):
+        study.run("accelerate", tmp_path, **options)
+    assert len(cells_of(tmp_path)) == 2
+    left[0] = 3
+    outcome = study.run("accelerate", tmp_path, **options)
+    assert (outcome.whole, len(outcome.cells), outcome.wanted) == (False, 5, 8)
+    assert sorted(row.seeds for row in outcome.studies[0].rows) == [1, 1, 1, 2]
+    study.write_report(outcome, tmp_path)
+    assert "Interrupted: 5 of 8 runs have ended." in (tmp_path / "report.html").read_text()
+    left[0] = 3
+    assert study.run("accelerate", tmp_path, **options).whole
+
+
 def cells_of(folder: Path) -> dict[str, dict]:
     """The deterministic part of each cell of a folder."""
     return {path.stem: json.loads(path.read_text())["result"] for path in (folder / "cells").glob("*.json")}
@@ -250,6 +276,8 @@ def test_two_workers_of_a_dask_cluster(tmp_path: Path) -> None:
     run_python(str(tmp_path / "a_program.py"), str(tmp_path / "here"))
     run_python(str(tmp_path / "a_dask.py"), str(tmp_path / "there"))
     assert cells_of(tmp_path / "there") == cells_of(tmp_path / "here")
+    records = [json.loads(path.read_text()) for path in (tmp_path / "there" / "cells").glob("*.json")]
+    assert len({record["machine"]["process"] for record in records}) == 2
 
 
 @pytest.mark.usefixtures("few_digits")

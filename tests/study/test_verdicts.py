@@ -15,8 +15,11 @@ from fastbn.study._studies import ARTICLE, chosen
 from fastbn.study._variants import Variant
 
 
-def record(*losses: float | None, initial: float | None = 2.0, seconds: float = 2.0, **more: object) -> dict:
+def record(
+    *losses: float | None, initial: float | None = 2.0, seconds: float = 2.0, seed: int = 0, **more: object
+) -> dict:
     return {
+        "config": {"seed": seed},
         "result": {"initial_loss": initial, "loss": list(losses), "val_loss": list(losses), **more},
         "seconds": {"epochs_a_core": [seconds] * len(losses)},
     }
@@ -117,7 +120,9 @@ def test_only_an_interval_across_the_minimum_effect_is_undecided() -> None:
 
 
 def decided(claim: Claim, **finals: list[float]) -> _verdicts.Verdict:
-    return _verdicts.decide(claim, {label: [record(2 * x, x) for x in values] for label, values in finals.items()})
+    return _verdicts.decide(
+        claim, {label: [record(2 * x, x, seed=i) for i, x in enumerate(v)] for label, v in finals.items()}
+    )
 
 
 def test_seeds_are_paired() -> None:
@@ -147,12 +152,23 @@ def test_no_verdict_from_four_seeds() -> None:
     assert decided(less("", "final_loss", PAIR), a=[1.0] * 4, b=[2.0] * 4).verdict == "too few seeds"
 
 
+def test_the_seeds_count_that_all_of_a_pair_have() -> None:
+    a = [record(1.0, 0.5, seed=seed) for seed in (5, 3, 2, 1, 0, 7)]
+    b = [record(1.0, 1.0 + seed, seed=seed) for seed in range(7)]
+    found = _verdicts.decide(less("", "final_loss", PAIR), {"a": a, "b": b})
+    assert found.effects[0].ratios == (0.5, 0.25, 0.5 / 3, 0.125, 0.5 / 6)
+    assert found.verdict == "holds"
+    none = _verdicts.decide(less("", "final_loss", PAIR), {"a": a[:1], "b": b[:2]})
+    assert none.verdict == "too few seeds"
+    assert none.effects[0].ratios == ()
+
+
 def test_the_target_may_be_a_third_variant() -> None:
     claim = alike("", "epochs_to_reach", PAIR, target="c")
     records = {
-        "a": [record(1.0, 0.1)] * 5,
-        "b": [record(0.9, 0.1)] * 5,
-        "c": [record(1.5, 1.0)] * 5,
+        "a": [record(1.0, 0.1, seed=seed) for seed in range(5)],
+        "b": [record(0.9, 0.1, seed=seed) for seed in range(5)],
+        "c": [record(1.5, 1.0, seed=seed) for seed in range(5)],
     }
     effect = _verdicts.decide(claim, records).effects[0]
     assert effect.mean == pytest.approx(1 / (math.log(2) / math.log(2 / 0.9)))
