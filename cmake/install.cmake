@@ -3,7 +3,8 @@ include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/fastbn)
 install(TARGETS fastbn EXPORT fastbnTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
-install(FILES csrc/include/fastbn/fastbn.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fastbn)
+install(FILES csrc/include/fastbn/fastbn.h csrc/include/fastbn/fastbn.hpp
+        DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fastbn)
 install(EXPORT fastbnTargets NAMESPACE fastbn:: DESTINATION ${package_dir})
 configure_package_config_file(cmake/fastbnConfig.cmake.in ${CMAKE_CURRENT_BINARY_DIR}/fastbnConfig.cmake
                               INSTALL_DESTINATION ${package_dir})

@@ -1,9 +1,15 @@
 # Declarations for `from fastbn.kernels cimport fbn_dense_forward`: the C interface of fastbn/fastbn.h, whose comments
 # say what everything means. The functions are reached through the imported module, so a consumer links nothing; it
 # compiles with fastbn.get_include() on the include path.
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
 cdef extern from "fastbn/fastbn.h" nogil:
+    enum:
+        FBN_ABI
+        FBN_RESERVED
+        FBN_MAX_RANK
+        FBN_MAX_INPUTS
+
     ctypedef enum fbn_status:
         FBN_OK
         FBN_INVALID_VALUE
@@ -63,12 +69,19 @@ cdef extern from "fastbn/fastbn.h" nogil:
         int32_t activation
         float alpha
         int32_t algorithm
+        int64_t reserved[4]
+
+    ctypedef enum fbn_conv2d_pass:
+        FBN_CONV2D_FORWARD
+        FBN_CONV2D_BACKWARD_DATA
+        FBN_CONV2D_BACKWARD_FILTER
 
     ctypedef struct fbn_dense:
         size_t struct_size
         int64_t rows, in_features, out_features
         int32_t activation
         float alpha
+        int64_t reserved[4]
 
     ctypedef struct fbn_batch_norm:
         size_t struct_size
@@ -78,6 +91,7 @@ cdef extern from "fastbn/fastbn.h" nogil:
         float alpha
         int32_t has_residual
         int32_t frozen
+        int64_t reserved[4]
 
     ctypedef struct fbn_pool2d:
         size_t struct_size
@@ -86,6 +100,7 @@ cdef extern from "fastbn/fastbn.h" nogil:
         int64_t stride_height, stride_width
         int32_t padding
         int64_t pad_top, pad_bottom, pad_left, pad_right
+        int64_t reserved[4]
 
     ctypedef enum fbn_optimizer_kind:
         FBN_SGD
@@ -104,6 +119,7 @@ cdef extern from "fastbn/fastbn.h" nogil:
         int32_t amsgrad
         double epsilon
         double weight_decay
+        int64_t reserved[4]
 
     ctypedef enum fbn_layer_kind:
         FBN_LAYER_INPUT
@@ -185,6 +201,7 @@ cdef extern from "fastbn/fastbn.h" nogil:
         int64_t block_bytes
 
     ctypedef struct fbn_step_result:
+        size_t struct_size
         double loss
         int64_t samples
         int64_t correct
@@ -232,6 +249,7 @@ cdef extern from "fastbn/fastbn.h" nogil:
 
 cdef const char* fbn_last_error() noexcept nogil
 cdef const char* fbn_version() noexcept nogil
+cdef int32_t fbn_abi() noexcept nogil
 cdef int32_t fbn_get_num_threads() noexcept nogil
 cdef fbn_status fbn_set_num_threads(int32_t num_threads) noexcept nogil
 cdef const char* fbn_num_threads_reason() noexcept nogil
@@ -243,6 +261,8 @@ cdef const char* fbn_build_info() noexcept nogil
 cdef const char* fbn_threading_layer() noexcept nogil
 cdef fbn_status fbn_set_serial_threshold(double work) noexcept nogil
 cdef fbn_status fbn_conv2d_output_size(const fbn_conv2d* d, int64_t* out_height, int64_t* out_width) noexcept nogil
+cdef fbn_status fbn_conv2d_algorithm(const fbn_conv2d* d, int32_t which, const char** name, char* reason,
+        size_t capacity) noexcept nogil
 cdef fbn_status fbn_conv2d_forward(const fbn_conv2d* d, const float* x, const float* kernel, const float* bias,
         float* y, const fbn_exec* exec) noexcept nogil
 cdef fbn_status fbn_conv2d_backward(const fbn_conv2d* d, const float* dy, const float* x, const float* kernel,
@@ -317,6 +337,7 @@ cdef fbn_status fbn_graph_layer_cost(const fbn_graph* graph, int32_t node, int64
 cdef fbn_status fbn_program_create(const fbn_graph* graph, int32_t output, const fbn_program_options* options,
         fbn_program** program) noexcept nogil
 cdef void fbn_program_destroy(fbn_program* program) noexcept nogil
+cdef fbn_status fbn_program_set_max_batch(fbn_program* program, int64_t max_batch) noexcept nogil
 cdef fbn_status fbn_program_train(fbn_program* program, const void* x, const void* y, const int64_t* index, int64_t n,
         fbn_step_result* result, const fbn_exec* exec) noexcept nogil
 cdef fbn_status fbn_program_evaluate(fbn_program* program, const void* x, const void* y, const int64_t* index,
@@ -333,6 +354,12 @@ cdef fbn_status fbn_program_get(const fbn_program* program, int32_t parameter, c
         float* out) noexcept nogil
 cdef fbn_status fbn_program_set(fbn_program* program, int32_t parameter, const char* what,
         const float* values) noexcept nogil
+cdef fbn_status fbn_program_find_parameter(const fbn_program* program, const char* name,
+        int32_t* parameter) noexcept nogil
+cdef fbn_status fbn_program_get_by_name(const fbn_program* program, const char* name, const char* what, float* out,
+        int64_t size) noexcept nogil
+cdef fbn_status fbn_program_set_by_name(fbn_program* program, const char* name, const char* what, const float* values,
+        int64_t size) noexcept nogil
 cdef int64_t fbn_program_get_iteration(const fbn_program* program) noexcept nogil
 cdef fbn_status fbn_program_set_iteration(fbn_program* program, int64_t iteration) noexcept nogil
 cdef double fbn_program_get_learning_rate(const fbn_program* program) noexcept nogil
@@ -344,3 +371,57 @@ cdef fbn_status fbn_program_costs(const fbn_program* program, int64_t batch, fbn
 cdef fbn_status fbn_program_reset_costs(fbn_program* program) noexcept nogil
 cdef fbn_status fbn_measure_ceilings(const char* isa, double seconds, fbn_ceilings* ceilings,
         const fbn_exec* options) noexcept nogil
+
+# The operators over memoryviews: shapes are checked, float32 and C-contiguous arrays are taken as they are; -1 means
+# that a Python exception is set. They hold no GIL. What is not set here takes its default; kernels.pyx says the rest.
+cpdef int dense_forward(const float[:, ::1] x, const float[:, ::1] kernel, const float[::1] bias, float[:, ::1] y,
+        int32_t activation=*, float alpha=*, int32_t num_threads=*) except -1 nogil
+cpdef int dense_backward(const float[:, ::1] dy, const float[:, ::1] x, const float[:, ::1] kernel,
+        const float[:, ::1] y, float[:, ::1] dx, float[:, ::1] dkernel, float[::1] dbias, int32_t activation=*,
+        float alpha=*, int32_t num_threads=*) except -1 nogil
+cpdef int conv2d_forward(const float[:, :, :, ::1] x, const float[:, :, :, ::1] kernel, const float[::1] bias,
+        float[:, :, :, ::1] y, int64_t stride_height=*, int64_t stride_width=*, bint same=*, int64_t dilation_height=*,
+        int64_t dilation_width=*, int32_t activation=*, float alpha=*, int32_t num_threads=*) except -1 nogil
+cpdef int conv2d_backward(const float[:, :, :, ::1] dy, const float[:, :, :, ::1] x, const float[:, :, :, ::1] kernel,
+        const float[:, :, :, ::1] y, float[:, :, :, ::1] dx, float[:, :, :, ::1] dkernel, float[::1] dbias,
+        int64_t stride_height=*, int64_t stride_width=*, bint same=*, int64_t dilation_height=*,
+        int64_t dilation_width=*, int32_t activation=*, float alpha=*, int32_t num_threads=*) except -1 nogil
+cpdef int batch_norm_forward(const float[:, ::1] x, const float[::1] gamma, const float[::1] beta, float[:, ::1] y,
+        double[::1] mean, double[::1] variance, double epsilon=*, int32_t activation=*, float alpha=*,
+        int32_t num_threads=*) except -1 nogil
+cpdef int batch_norm_backward(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] gamma,
+        const float[::1] beta, const double[::1] mean, const double[::1] variance, const float[:, ::1] y,
+        float[:, ::1] dx, float[::1] dgamma, float[::1] dbeta, double epsilon=*, int32_t activation=*, float alpha=*,
+        int32_t num_threads=*) except -1 nogil
+cpdef int batch_norm_inference(const float[:, ::1] x, const float[::1] gamma, const float[::1] beta,
+        const double[::1] mean, const double[::1] variance, float[:, ::1] y, double epsilon=*, int32_t activation=*,
+        float alpha=*, int32_t num_threads=*) except -1 nogil
+cpdef int max_pool2d_forward(const float[:, :, :, ::1] x, float[:, :, :, ::1] y, uint8_t[:, :, :, ::1] index,
+        int64_t pool_height=*, int64_t pool_width=*, int64_t stride_height=*, int64_t stride_width=*, bint same=*,
+        int32_t num_threads=*) except -1 nogil
+cpdef int max_pool2d_backward(const float[:, :, :, ::1] dy, const uint8_t[:, :, :, ::1] index, float[:, :, :, ::1] dx,
+        int64_t pool_height=*, int64_t pool_width=*, int64_t stride_height=*, int64_t stride_width=*, bint same=*,
+        int32_t num_threads=*) except -1 nogil
+cpdef int avg_pool2d_forward(const float[:, :, :, ::1] x, float[:, :, :, ::1] y, int64_t pool_height=*,
+        int64_t pool_width=*, int64_t stride_height=*, int64_t stride_width=*, bint same=*,
+        int32_t num_threads=*) except -1 nogil
+cpdef int avg_pool2d_backward(const float[:, :, :, ::1] dy, float[:, :, :, ::1] dx, int64_t pool_height=*,
+        int64_t pool_width=*, int64_t stride_height=*, int64_t stride_width=*, bint same=*,
+        int32_t num_threads=*) except -1 nogil
+cpdef int global_avg_pool2d_forward(const float[:, :, ::1] x, float[:, ::1] y, int32_t num_threads=*) except -1 nogil
+cpdef int global_avg_pool2d_backward(const float[:, ::1] dy, float[:, :, ::1] dx,
+        int32_t num_threads=*) except -1 nogil
+cpdef int activation_forward(const float[:, ::1] x, float[:, ::1] y, int32_t activation, float alpha=*,
+        int32_t num_threads=*) except -1 nogil
+cpdef int activation_backward(const float[:, ::1] dy, const float[:, ::1] y, float[:, ::1] dx, int32_t activation,
+        float alpha=*, int32_t num_threads=*) except -1 nogil
+cpdef int dropout_forward(const float[::1] x, float[::1] y, double rate, uint64_t seed,
+        int32_t num_threads=*) except -1 nogil
+cpdef int softmax_cross_entropy_forward(const float[:, ::1] logits, const int32_t[::1] labels, float[::1] loss,
+        float[:, ::1] probabilities, int32_t num_threads=*) except -1 nogil
+cpdef int softmax_cross_entropy_backward(const float[:, ::1] probabilities, const int32_t[::1] labels,
+        float[:, ::1] dlogits, float scale=*, int32_t num_threads=*) except -1 nogil
+cpdef int mean_squared_error_forward(const float[:, ::1] predictions, const float[:, ::1] targets, float[::1] loss,
+        int32_t num_threads=*) except -1 nogil
+cpdef int mean_squared_error_backward(const float[:, ::1] predictions, const float[:, ::1] targets,
+        float[:, ::1] dpredictions, float scale=*, int32_t num_threads=*) except -1 nogil

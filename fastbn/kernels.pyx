@@ -1,14 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
-"""The C interface of fastbn for Cython, and a few kernels over memoryviews for Python.
+"""The C interface of fastbn for Cython, and the operators over memoryviews, for Cython and Python.
 
 `from fastbn.kernels cimport fbn_dense_forward` calls libfastbn without linking it; see fastbn/kernels.pxd.
 """
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memset
 
 cdef extern from "fastbn/fastbn.h" nogil:
     const char* c_last_error "fbn_last_error"()
     const char* c_version "fbn_version"()
+    int32_t c_abi "fbn_abi"()
     int32_t c_get_num_threads "fbn_get_num_threads"()
     fbn_status c_set_num_threads "fbn_set_num_threads"(int32_t num_threads)
     const char* c_num_threads_reason "fbn_num_threads_reason"()
@@ -21,6 +22,8 @@ cdef extern from "fastbn/fastbn.h" nogil:
     fbn_status c_set_serial_threshold "fbn_set_serial_threshold"(double work)
     fbn_status c_conv2d_output_size "fbn_conv2d_output_size"(const fbn_conv2d* d, int64_t* out_height,
         int64_t* out_width)
+    fbn_status c_conv2d_algorithm "fbn_conv2d_algorithm"(const fbn_conv2d* d, int32_t which, const char** name,
+        char* reason, size_t capacity)
     fbn_status c_conv2d_forward "fbn_conv2d_forward"(const fbn_conv2d* d, const float* x, const float* kernel,
         const float* bias, float* y, const fbn_exec* exec)
     fbn_status c_conv2d_backward "fbn_conv2d_backward"(const fbn_conv2d* d, const float* dy, const float* x,
@@ -100,6 +103,7 @@ cdef extern from "fastbn/fastbn.h" nogil:
     fbn_status c_program_create "fbn_program_create"(const fbn_graph* graph, int32_t output,
         const fbn_program_options* options, fbn_program** program)
     void c_program_destroy "fbn_program_destroy"(fbn_program* program)
+    fbn_status c_program_set_max_batch "fbn_program_set_max_batch"(fbn_program* program, int64_t max_batch)
     fbn_status c_program_train "fbn_program_train"(fbn_program* program, const void* x, const void* y,
         const int64_t* index, int64_t n, fbn_step_result* result, const fbn_exec* exec)
     fbn_status c_program_evaluate "fbn_program_evaluate"(fbn_program* program, const void* x, const void* y,
@@ -116,6 +120,12 @@ cdef extern from "fastbn/fastbn.h" nogil:
         float* out)
     fbn_status c_program_set "fbn_program_set"(fbn_program* program, int32_t parameter, const char* what,
         const float* values)
+    fbn_status c_program_find_parameter "fbn_program_find_parameter"(const fbn_program* program, const char* name,
+        int32_t* parameter)
+    fbn_status c_program_get_by_name "fbn_program_get_by_name"(const fbn_program* program, const char* name,
+        const char* what, float* out, int64_t size)
+    fbn_status c_program_set_by_name "fbn_program_set_by_name"(fbn_program* program, const char* name,
+        const char* what, const float* values, int64_t size)
     int64_t c_program_get_iteration "fbn_program_get_iteration"(const fbn_program* program)
     fbn_status c_program_set_iteration "fbn_program_set_iteration"(fbn_program* program, int64_t iteration)
     double c_program_get_learning_rate "fbn_program_get_learning_rate"(const fbn_program* program)
@@ -135,6 +145,10 @@ cdef const char* fbn_last_error() noexcept nogil:
 
 cdef const char* fbn_version() noexcept nogil:
     return c_version()
+
+
+cdef int32_t fbn_abi() noexcept nogil:
+    return c_abi()
 
 
 cdef int32_t fbn_get_num_threads() noexcept nogil:
@@ -179,6 +193,11 @@ cdef fbn_status fbn_set_serial_threshold(double work) noexcept nogil:
 
 cdef fbn_status fbn_conv2d_output_size(const fbn_conv2d* d, int64_t* out_height, int64_t* out_width) noexcept nogil:
     return c_conv2d_output_size(d, out_height, out_width)
+
+
+cdef fbn_status fbn_conv2d_algorithm(const fbn_conv2d* d, int32_t which, const char** name, char* reason,
+        size_t capacity) noexcept nogil:
+    return c_conv2d_algorithm(d, which, name, reason, capacity)
 
 
 cdef fbn_status fbn_conv2d_forward(const fbn_conv2d* d, const float* x, const float* kernel, const float* bias,
@@ -375,6 +394,10 @@ cdef void fbn_program_destroy(fbn_program* program) noexcept nogil:
     c_program_destroy(program)
 
 
+cdef fbn_status fbn_program_set_max_batch(fbn_program* program, int64_t max_batch) noexcept nogil:
+    return c_program_set_max_batch(program, max_batch)
+
+
 cdef fbn_status fbn_program_train(fbn_program* program, const void* x, const void* y, const int64_t* index, int64_t n,
         fbn_step_result* result, const fbn_exec* exec) noexcept nogil:
     return c_program_train(program, x, y, index, n, result, exec)
@@ -418,6 +441,21 @@ cdef fbn_status fbn_program_set(fbn_program* program, int32_t parameter, const c
     return c_program_set(program, parameter, what, values)
 
 
+cdef fbn_status fbn_program_find_parameter(const fbn_program* program, const char* name,
+        int32_t* parameter) noexcept nogil:
+    return c_program_find_parameter(program, name, parameter)
+
+
+cdef fbn_status fbn_program_get_by_name(const fbn_program* program, const char* name, const char* what, float* out,
+        int64_t size) noexcept nogil:
+    return c_program_get_by_name(program, name, what, out, size)
+
+
+cdef fbn_status fbn_program_set_by_name(fbn_program* program, const char* name, const char* what, const float* values,
+        int64_t size) noexcept nogil:
+    return c_program_set_by_name(program, name, what, values, size)
+
+
 cdef int64_t fbn_program_get_iteration(const fbn_program* program) noexcept nogil:
     return c_program_get_iteration(program)
 
@@ -453,128 +491,451 @@ cdef fbn_status fbn_measure_ceilings(const char* isa, double seconds, fbn_ceilin
     return c_measure_ceilings(isa, seconds, ceilings, options)
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Kernels over memoryviews. Nothing is converted: float32, C-contiguous. Each writes into `y` and releases the GIL.
+# The operators over memoryviews, for Cython (nogil, no checks of an exception after the call but of -1) and for Python.
+# Nothing is converted or allocated: float32, C-contiguous. Shapes are checked; ValueError says which rule was broken.
 
-cdef int _raise(fbn_status status) except -1:
+cdef int _raise(fbn_status status) except -1 nogil:
     if status == FBN_OK:
         return 0
-    message = fbn_last_error().decode()
-    if status == FBN_INVALID_VALUE:
-        raise ValueError(message)
-    if status == FBN_INVALID_TYPE:
-        raise TypeError(message)
-    if status == FBN_UNSUPPORTED:
-        raise NotImplementedError(message)
-    if status == FBN_OUT_OF_MEMORY:
-        raise MemoryError(message)
-    raise RuntimeError(message)
+    with gil:
+        message = fbn_last_error().decode()
+        if status == FBN_INVALID_VALUE:
+            raise ValueError(message)
+        if status == FBN_INVALID_TYPE:
+            raise TypeError(message)
+        if status == FBN_UNSUPPORTED:
+            raise NotImplementedError(message)
+        if status == FBN_OUT_OF_MEMORY:
+            raise MemoryError(message)
+        raise RuntimeError(message)
 
 
-cdef int _require(bint holds, str message) except -1:
-    if not holds:
-        raise ValueError(message)
-    return 0
+cdef str _text(const Py_ssize_t* shape, int rank):
+    return "(" + ", ".join([str(shape[axis]) for axis in range(rank)]) + ")"
 
 
-cdef str _shape(const Py_ssize_t* sizes, int rank):
-    return "(" + ", ".join([str(sizes[axis]) for axis in range(rank)]) + ")"
+cdef fbn_exec _on(int32_t num_threads) noexcept nogil:
+    cdef fbn_exec how
+    memset(&how, 0, sizeof(how))
+    how.struct_size = sizeof(how)
+    how.num_threads = num_threads
+    return how
 
 
-def dense_forward(const float[:, ::1] x, const float[:, ::1] kernel, const float[::1] bias, float[:, ::1] y):
-    """y = x kernel + bias.
+cdef bint _same_2d(const Py_ssize_t* a, const Py_ssize_t* b) noexcept nogil:
+    return a[0] == b[0] and a[1] == b[1]
 
-    x (rows, in), kernel (in, out), bias (out) or None, y (rows, out). Raises ValueError where shapes disagree.
-    """
-    _require(kernel.shape[0] == x.shape[1] and y.shape[0] == x.shape[0] and y.shape[1] == kernel.shape[1]
-             and (bias is None or bias.shape[0] == kernel.shape[1]),
-             "dense_forward: shapes must be x (rows, in), kernel (in, out), bias (out), y (rows, out). Received: x "
-             f"{_shape(x.shape, 2)}, kernel {_shape(kernel.shape, 2)}, "
-             f"bias {None if bias is None else _shape(bias.shape, 1)}, y {_shape(y.shape, 2)}")
+
+cdef bint _same_4d(const Py_ssize_t* a, const Py_ssize_t* b) noexcept nogil:
+    return _same_2d(a, b) and _same_2d(a + 2, b + 2)
+
+
+cdef fbn_dense _dense(const Py_ssize_t* x, const Py_ssize_t* kernel, int32_t activation, float alpha) noexcept nogil:
     cdef fbn_dense d
     memset(&d, 0, sizeof(d))
     d.struct_size = sizeof(d)
-    d.rows = x.shape[0]
-    d.in_features = x.shape[1]
-    d.out_features = kernel.shape[1]
-    cdef const float* x_data = &x[0, 0] if x.size else NULL
-    cdef const float* kernel_data = &kernel[0, 0] if kernel.size else NULL
-    cdef const float* bias_data = &bias[0] if bias is not None and bias.size else NULL
-    cdef float* y_data = &y[0, 0] if y.size else NULL
-    cdef fbn_status status
-    with nogil:
-        status = fbn_dense_forward(&d, x_data, kernel_data, bias_data, y_data, NULL)
-    _raise(status)
+    d.rows = x[0]
+    d.in_features = kernel[0]
+    d.out_features = kernel[1]
+    d.activation = activation
+    d.alpha = alpha
+    return d
 
 
-def conv2d_forward(const float[:, :, :, ::1] x, const float[:, :, :, ::1] kernel, const float[::1] bias,
-                   float[:, :, :, ::1] y, strides=(1, 1), str padding="valid"):
-    """y[n,oy,ox,o] = bias[o] + sum_{ky,kx,c} x[n, oy*sh+ky-top, ox*sw+kx-left, c] kernel[ky,kx,c,o].
+cpdef int dense_forward(const float[:, ::1] x, const float[:, ::1] kernel, const float[::1] bias, float[:, ::1] y,
+                        int32_t activation=0, float alpha=0, int32_t num_threads=0) except -1 nogil:
+    """y = act(x kernel + bias).
 
-    x (batch, height, width, in), kernel (height, width, in / groups, out), bias (out) or None, y (batch, out height,
-    out width, out); padding "valid" or "same". Raises ValueError where shapes disagree.
+    x (rows, in), kernel (in, out), bias (out) or None, y (rows, out).
     """
+    cdef fbn_exec how = _on(num_threads)
+    cdef fbn_dense d = _dense(x.shape, kernel.shape, activation, alpha)
+    if (x.shape[1] != d.in_features or y.shape[0] != d.rows or y.shape[1] != d.out_features
+            or (bias is not None and bias.shape[0] != d.out_features)):
+        with gil:
+            raise ValueError(
+                "dense_forward: shapes must be x (rows, in), kernel (in, out), bias (out), y (rows, out). Received: "
+                f"x {_text(x.shape, 2)}, kernel {_text(kernel.shape, 2)}, "
+                f"bias {None if bias is None else _text(bias.shape, 1)}, y {_text(y.shape, 2)}")
+    return _raise(fbn_dense_forward(&d, &x[0, 0], &kernel[0, 0], NULL if bias is None else &bias[0], &y[0, 0], &how))
+
+
+cpdef int dense_backward(const float[:, ::1] dy, const float[:, ::1] x, const float[:, ::1] kernel,
+                         const float[:, ::1] y, float[:, ::1] dx, float[:, ::1] dkernel, float[::1] dbias,
+                         int32_t activation=0, float alpha=0, int32_t num_threads=0) except -1 nogil:
+    """dx = dy' kernel^T, dkernel = x^T dy', dbias = sum over rows of dy'; dy' = dy act'(y).
+
+    y, the forward result, is needed only with an activation. An output that is None is not computed.
+    """
+    cdef fbn_exec how = _on(num_threads)
+    cdef fbn_dense d = _dense(x.shape, kernel.shape, activation, alpha)
+    if (x.shape[1] != d.in_features or dy.shape[0] != d.rows or dy.shape[1] != d.out_features
+            or (y is not None and not _same_2d(y.shape, dy.shape))
+            or (dx is not None and not _same_2d(dx.shape, x.shape))
+            or (dkernel is not None and not _same_2d(dkernel.shape, kernel.shape))
+            or (dbias is not None and dbias.shape[0] != d.out_features)):
+        with gil:
+            raise ValueError(
+                "dense_backward: shapes must be dy and y (rows, out), x and dx (rows, in), kernel, dkernel (in, out), "
+                f"dbias (out). Received: dy {_text(dy.shape, 2)}, x {_text(x.shape, 2)}, "
+                f"kernel {_text(kernel.shape, 2)}")
+    return _raise(fbn_dense_backward(
+        &d, &dy[0, 0], &x[0, 0], &kernel[0, 0], NULL if y is None else &y[0, 0], NULL if dx is None else &dx[0, 0],
+        NULL if dkernel is None else &dkernel[0, 0], NULL if dbias is None else &dbias[0], &how))
+
+
+cdef fbn_conv2d _conv2d(const Py_ssize_t* x, const Py_ssize_t* kernel, int64_t stride_height, int64_t stride_width,
+                        bint same, int64_t dilation_height, int64_t dilation_width, int32_t activation,
+                        float alpha) noexcept nogil:
     cdef fbn_conv2d d
     memset(&d, 0, sizeof(d))
-    _require(padding == "valid" or padding == "same",
-             f"conv2d_forward: padding must be 'valid' or 'same'. Received: {padding!r}")
-    _require(kernel.shape[2] > 0 and x.shape[3] % kernel.shape[2] == 0,
-             "conv2d_forward: the kernel's third axis must divide the channels of x. Received: x "
-             f"{_shape(x.shape, 4)}, kernel {_shape(kernel.shape, 4)}")
     d.struct_size = sizeof(d)
-    d.batch = x.shape[0]
-    d.height = x.shape[1]
-    d.width = x.shape[2]
-    d.in_channels = x.shape[3]
-    d.kernel_height = kernel.shape[0]
-    d.kernel_width = kernel.shape[1]
-    d.out_channels = kernel.shape[3]
-    d.groups = x.shape[3] // kernel.shape[2]
-    d.stride_height, d.stride_width = strides
-    d.dilation_height = d.dilation_width = 1
-    d.padding = FBN_PADDING_SAME if padding == "same" else FBN_PADDING_VALID
-    cdef int64_t out_height, out_width
-    _raise(fbn_conv2d_output_size(&d, &out_height, &out_width))
-    _require(y.shape[0] == d.batch and y.shape[1] == out_height and y.shape[2] == out_width
-             and y.shape[3] == d.out_channels and (bias is None or bias.shape[0] == d.out_channels),
-             f"conv2d_forward: y must have the shape ({d.batch}, {out_height}, {out_width}, {d.out_channels}) and "
-             f"bias ({d.out_channels}). Received: y {_shape(y.shape, 4)}, "
-             f"bias {None if bias is None else _shape(bias.shape, 1)}")
-    cdef const float* x_data = &x[0, 0, 0, 0] if x.size else NULL
-    cdef const float* kernel_data = &kernel[0, 0, 0, 0] if kernel.size else NULL
-    cdef const float* bias_data = &bias[0] if bias is not None and bias.size else NULL
-    cdef float* y_data = &y[0, 0, 0, 0] if y.size else NULL
-    cdef fbn_status status
-    with nogil:
-        status = fbn_conv2d_forward(&d, x_data, kernel_data, bias_data, y_data, NULL)
-    _raise(status)
+    d.batch = x[0]
+    d.height = x[1]
+    d.width = x[2]
+    d.in_channels = x[3]
+    d.kernel_height = kernel[0]
+    d.kernel_width = kernel[1]
+    d.out_channels = kernel[3]
+    d.groups = x[3] // kernel[2] if kernel[2] > 0 and x[3] % kernel[2] == 0 else 0
+    d.stride_height = stride_height
+    d.stride_width = stride_width
+    d.dilation_height = dilation_height
+    d.dilation_width = dilation_width
+    d.padding = FBN_PADDING_SAME if same else FBN_PADDING_VALID
+    d.activation = activation
+    d.alpha = alpha
+    return d
 
 
-def batch_norm_forward(const float[:, ::1] x, const float[::1] gamma, const float[::1] beta, float[:, ::1] y,
-                       double[::1] mean, double[::1] variance, double epsilon=1e-3):
-    """y = (x - mean) / sqrt(variance + epsilon) * gamma + beta, with the statistics of the batch (biased).
+# Raises unless `y` is the shape of the result of `d` on `x`.
+cdef int _require_images(const char* operation, const fbn_conv2d* d, const Py_ssize_t* x, const Py_ssize_t* kernel,
+                         const Py_ssize_t* y) except -1 nogil:
+    cdef int64_t height = 0, width = 0
+    if d.groups == 0:
+        with gil:
+            raise ValueError(
+                f"{operation.decode()}: the kernel's third axis must divide the channels of x. Received: "
+                f"x {_text(x, 4)}, kernel {_text(kernel, 4)}")
+    _raise(fbn_conv2d_output_size(d, &height, &width))
+    if y[0] != d.batch or y[1] != height or y[2] != width or y[3] != d.out_channels:
+        with gil:
+            raise ValueError(
+                f"{operation.decode()}: the result has the shape ({d.batch}, {height}, {width}, {d.out_channels}). "
+                f"Received: {_text(y, 4)}")
+    return 0
 
-    x and y (rows, channels); gamma and beta (channels) or None; mean and variance (channels), float64, are written.
-    Raises ValueError where shapes disagree.
+
+cpdef int conv2d_forward(const float[:, :, :, ::1] x, const float[:, :, :, ::1] kernel, const float[::1] bias,
+                         float[:, :, :, ::1] y, int64_t stride_height=1, int64_t stride_width=1, bint same=False,
+                         int64_t dilation_height=1, int64_t dilation_width=1, int32_t activation=0, float alpha=0,
+                         int32_t num_threads=0) except -1 nogil:
+    """y[n,oy,ox,o] = act(bias[o] + sum_{ky,kx,c} x[n, oy*s+ky*d-pad, ox*s+kx*d-pad, c] kernel[ky,kx,c,o]).
+
+    x (batch, height, width, in), kernel (height, width, in / groups, out), bias (out) or None, y (batch, out height,
+    out width, out). `same`: padded as Keras' "same", else not at all.
     """
-    cdef Py_ssize_t channels = x.shape[1]
-    _require(y.shape[0] == x.shape[0] and y.shape[1] == channels and mean.shape[0] == channels
-             and variance.shape[0] == channels and (gamma is None or gamma.shape[0] == channels)
-             and (beta is None or beta.shape[0] == channels),
-             f"batch_norm_forward: y must have the shape of x and every other array ({channels}). Received: x "
-             f"{_shape(x.shape, 2)}, y {_shape(y.shape, 2)}, mean ({mean.shape[0]}), variance ({variance.shape[0]})")
+    cdef fbn_exec how = _on(num_threads)
+    cdef fbn_conv2d d = _conv2d(x.shape, kernel.shape, stride_height, stride_width, same, dilation_height,
+                                dilation_width, activation, alpha)
+    _require_images("conv2d_forward", &d, x.shape, kernel.shape, y.shape)
+    if bias is not None and bias.shape[0] != d.out_channels:
+        with gil:
+            raise ValueError(f"conv2d_forward: bias must have {d.out_channels} elements. Received: {bias.shape[0]}")
+    return _raise(fbn_conv2d_forward(&d, &x[0, 0, 0, 0], &kernel[0, 0, 0, 0], NULL if bias is None else &bias[0],
+                                     &y[0, 0, 0, 0], &how))
+
+
+cpdef int conv2d_backward(const float[:, :, :, ::1] dy, const float[:, :, :, ::1] x,
+                          const float[:, :, :, ::1] kernel, const float[:, :, :, ::1] y, float[:, :, :, ::1] dx,
+                          float[:, :, :, ::1] dkernel, float[::1] dbias, int64_t stride_height=1,
+                          int64_t stride_width=1, bint same=False, int64_t dilation_height=1,
+                          int64_t dilation_width=1, int32_t activation=0, float alpha=0,
+                          int32_t num_threads=0) except -1 nogil:
+    """Gradients of conv2d_forward.
+
+    y, the forward result, is needed only with an activation. An output that is None is not computed.
+    """
+    cdef fbn_exec how = _on(num_threads)
+    cdef fbn_conv2d d = _conv2d(x.shape, kernel.shape, stride_height, stride_width, same, dilation_height,
+                                dilation_width, activation, alpha)
+    _require_images("conv2d_backward", &d, x.shape, kernel.shape, dy.shape)
+    if ((y is not None and not _same_4d(y.shape, dy.shape)) or (dx is not None and not _same_4d(dx.shape, x.shape))
+            or (dkernel is not None and not _same_4d(dkernel.shape, kernel.shape))
+            or (dbias is not None and dbias.shape[0] != d.out_channels)):
+        with gil:
+            raise ValueError(
+                "conv2d_backward: y must have the shape of dy, dx of x, dkernel of the kernel, dbias (out). Received: "
+                f"dy {_text(dy.shape, 4)}, x {_text(x.shape, 4)}, kernel {_text(kernel.shape, 4)}")
+    return _raise(fbn_conv2d_backward(
+        &d, &dy[0, 0, 0, 0], &x[0, 0, 0, 0], &kernel[0, 0, 0, 0], NULL if y is None else &y[0, 0, 0, 0],
+        NULL if dx is None else &dx[0, 0, 0, 0], NULL if dkernel is None else &dkernel[0, 0, 0, 0],
+        NULL if dbias is None else &dbias[0], &how))
+
+
+cdef fbn_batch_norm _batch_norm(const Py_ssize_t* x, double epsilon, int32_t activation, float alpha) noexcept nogil:
     cdef fbn_batch_norm d
     memset(&d, 0, sizeof(d))
     d.struct_size = sizeof(d)
-    d.rows = x.shape[0]
-    d.channels = channels
+    d.rows = x[0]
+    d.channels = x[1]
     d.epsilon = epsilon
-    cdef const float* x_data = &x[0, 0] if x.size else NULL
-    cdef const float* gamma_data = &gamma[0] if gamma is not None and channels else NULL
-    cdef const float* beta_data = &beta[0] if beta is not None and channels else NULL
-    cdef float* y_data = &y[0, 0] if y.size else NULL
-    cdef double* mean_data = &mean[0] if channels else NULL
-    cdef double* variance_data = &variance[0] if channels else NULL
-    cdef fbn_status status
-    with nogil:
-        status = fbn_batch_norm_forward(&d, x_data, gamma_data, beta_data, NULL, y_data, mean_data, variance_data, NULL)
-    _raise(status)
+    d.activation = activation
+    d.alpha = alpha
+    return d
+
+
+# Raises unless `other` has the shape of x, and gamma, beta (-1: None), mean and variance the size of its last axis.
+cdef int _require_channels(const char* operation, const Py_ssize_t* x, const Py_ssize_t* other, Py_ssize_t gamma,
+                           Py_ssize_t beta, Py_ssize_t mean, Py_ssize_t variance) except -1 nogil:
+    if (not _same_2d(x, other) or (gamma >= 0 and gamma != x[1]) or (beta >= 0 and beta != x[1]) or mean != x[1]
+            or variance != x[1]):
+        with gil:
+            raise ValueError(
+                f"{operation.decode()}: matrices must have the shape {_text(x, 2)} of x and every other array "
+                f"({x[1]}). Received: {_text(other, 2)}, gamma {gamma if gamma >= 0 else None}, "
+                f"beta {beta if beta >= 0 else None}, mean {mean}, variance {variance}")
+    return 0
+
+
+cpdef int batch_norm_forward(const float[:, ::1] x, const float[::1] gamma, const float[::1] beta, float[:, ::1] y,
+                             double[::1] mean, double[::1] variance, double epsilon=1e-3, int32_t activation=0,
+                             float alpha=0, int32_t num_threads=0) except -1 nogil:
+    """y = act((x - mean) / sqrt(variance + epsilon) * gamma + beta), with the statistics of the batch (biased).
+
+    x and y (rows, channels); gamma and beta (channels) or None; mean and variance (channels), float64, are written.
+    """
+    cdef fbn_exec how = _on(num_threads)
+    cdef fbn_batch_norm d = _batch_norm(x.shape, epsilon, activation, alpha)
+    _require_channels("batch_norm_forward", x.shape, y.shape, -1 if gamma is None else gamma.shape[0],
+                      -1 if beta is None else beta.shape[0], mean.shape[0], variance.shape[0])
+    return _raise(fbn_batch_norm_forward(&d, &x[0, 0], NULL if gamma is None else &gamma[0],
+                                         NULL if beta is None else &beta[0], NULL, &y[0, 0], &mean[0], &variance[0],
+                                         &how))
+
+
+cpdef int batch_norm_backward(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] gamma,
+                              const float[::1] beta, const double[::1] mean, const double[::1] variance,
+                              const float[:, ::1] y, float[:, ::1] dx, float[::1] dgamma, float[::1] dbeta,
+                              double epsilon=1e-3, int32_t activation=0, float alpha=0,
+                              int32_t num_threads=0) except -1 nogil:
+    """Gradients of batch_norm_forward.
+
+    With an activation y or beta is needed. An output that is None is not computed.
+    """
+    cdef fbn_exec how = _on(num_threads)
+    cdef fbn_batch_norm d = _batch_norm(x.shape, epsilon, activation, alpha)
+    _require_channels("batch_norm_backward", x.shape, dy.shape, -1 if gamma is None else gamma.shape[0],
+                      -1 if beta is None else beta.shape[0], mean.shape[0], variance.shape[0])
+    if ((y is not None and not _same_2d(y.shape, x.shape)) or (dx is not None and not _same_2d(dx.shape, x.shape))
+            or (dgamma is not None and dgamma.shape[0] != d.channels)
+            or (dbeta is not None and dbeta.shape[0] != d.channels)):
+        with gil:
+            raise ValueError(
+                "batch_norm_backward: y and dx must have the shape of x, dgamma and dbeta the size of its last axis. "
+                f"Received: x {_text(x.shape, 2)}")
+    return _raise(fbn_batch_norm_backward(
+        &d, &dy[0, 0], &x[0, 0], NULL if gamma is None else &gamma[0], NULL if beta is None else &beta[0], &mean[0],
+        &variance[0], NULL if y is None else &y[0, 0], NULL if dx is None else &dx[0, 0],
+        NULL if dgamma is None else &dgamma[0], NULL if dbeta is None else &dbeta[0], NULL, &how))
+
+
+cpdef int batch_norm_inference(const float[:, ::1] x, const float[::1] gamma, const float[::1] beta,
+                               const double[::1] mean, const double[::1] variance, float[:, ::1] y,
+                               double epsilon=1e-3, int32_t activation=0, float alpha=0,
+                               int32_t num_threads=0) except -1 nogil:
+    """batch_norm_forward with given statistics."""
+    cdef fbn_exec how = _on(num_threads)
+    cdef fbn_batch_norm d = _batch_norm(x.shape, epsilon, activation, alpha)
+    _require_channels("batch_norm_inference", x.shape, y.shape, -1 if gamma is None else gamma.shape[0],
+                      -1 if beta is None else beta.shape[0], mean.shape[0], variance.shape[0])
+    return _raise(fbn_batch_norm_inference(&d, &x[0, 0], NULL if gamma is None else &gamma[0],
+                                           NULL if beta is None else &beta[0], &mean[0], &variance[0], NULL, &y[0, 0],
+                                           &how))
+
+
+cdef fbn_pool2d _pool2d(const Py_ssize_t* x, int64_t pool_height, int64_t pool_width, int64_t stride_height,
+                        int64_t stride_width, bint same) noexcept nogil:
+    cdef fbn_pool2d d
+    memset(&d, 0, sizeof(d))
+    d.struct_size = sizeof(d)
+    d.batch = x[0]
+    d.height = x[1]
+    d.width = x[2]
+    d.channels = x[3]
+    d.pool_height = pool_height
+    d.pool_width = pool_width
+    d.stride_height = stride_height if stride_height > 0 else pool_height
+    d.stride_width = stride_width if stride_width > 0 else pool_width
+    d.padding = FBN_PADDING_SAME if same else FBN_PADDING_VALID
+    return d
+
+
+# Raises unless `y` is the shape of the result of `d`, and the index (or NULL) has it too.
+cdef int _require_pooled(const char* operation, const fbn_pool2d* d, const Py_ssize_t* y,
+                         const Py_ssize_t* index) except -1 nogil:
+    cdef int64_t height = 0, width = 0
+    _raise(fbn_pool2d_output_size(d, &height, &width))
+    if (y[0] != d.batch or y[1] != height or y[2] != width or y[3] != d.channels
+            or (index != NULL and not _same_4d(index, y))):
+        with gil:
+            raise ValueError(
+                f"{operation.decode()}: the pooled shape is ({d.batch}, {height}, {width}, {d.channels}). "
+                f"Received: {_text(y, 4)}" + (f", index {_text(index, 4)}" if index != NULL else ""))
+    if index != NULL and fbn_pool2d_index_dtype(d) != FBN_UINT8:
+        with gil:
+            raise ValueError(
+                f"{operation.decode()}: an index of bytes is for windows of at most 256 cells. Received: "
+                f"{d.pool_height} x {d.pool_width}")
+    return 0
+
+
+cpdef int max_pool2d_forward(const float[:, :, :, ::1] x, float[:, :, :, ::1] y, uint8_t[:, :, :, ::1] index,
+                             int64_t pool_height=2, int64_t pool_width=2, int64_t stride_height=0,
+                             int64_t stride_width=0, bint same=False, int32_t num_threads=0) except -1 nogil:
+    """The first maximum of each window, and its place ky * pool_width + kx; index may be None. Strides 0: the window's.
+    """
+    cdef fbn_exec how = _on(num_threads)
+    cdef fbn_pool2d d = _pool2d(x.shape, pool_height, pool_width, stride_height, stride_width, same)
+    _require_pooled("max_pool2d_forward", &d, y.shape, NULL if index is None else index.shape)
+    return _raise(fbn_max_pool2d_forward(&d, &x[0, 0, 0, 0], &y[0, 0, 0, 0],
+                                         NULL if index is None else <void*>&index[0, 0, 0, 0], &how))
+
+
+cpdef int max_pool2d_backward(const float[:, :, :, ::1] dy, const uint8_t[:, :, :, ::1] index,
+                              float[:, :, :, ::1] dx, int64_t pool_height=2, int64_t pool_width=2,
+                              int64_t stride_height=0, int64_t stride_width=0, bint same=False,
+                              int32_t num_threads=0) except -1 nogil:
+    """dy to the places that the index names."""
+    cdef fbn_exec how = _on(num_threads)
+    cdef fbn_pool2d d = _pool2d(dx.shape, pool_height, pool_width, stride_height, stride_width, same)
+    _require_pooled("max_pool2d_backward", &d, dy.shape, index.shape)
+    return _raise(fbn_max_pool2d_backward(&d, &dy[0, 0, 0, 0], &index[0, 0, 0, 0], &dx[0, 0, 0, 0], &how))
+
+
+cpdef int avg_pool2d_forward(const float[:, :, :, ::1] x, float[:, :, :, ::1] y, int64_t pool_height=2,
+                             int64_t pool_width=2, int64_t stride_height=0, int64_t stride_width=0, bint same=False,
+                             int32_t num_threads=0) except -1 nogil:
+    """The mean of each window's cells inside the image. Strides 0: the window's."""
+    cdef fbn_exec how = _on(num_threads)
+    cdef fbn_pool2d d = _pool2d(x.shape, pool_height, pool_width, stride_height, stride_width, same)
+    _require_pooled("avg_pool2d_forward", &d, y.shape, NULL)
+    return _raise(fbn_avg_pool2d_forward(&d, &x[0, 0, 0, 0], &y[0, 0, 0, 0], &how))
+
+
+cpdef int avg_pool2d_backward(const float[:, :, :, ::1] dy, float[:, :, :, ::1] dx, int64_t pool_height=2,
+                              int64_t pool_width=2, int64_t stride_height=0, int64_t stride_width=0, bint same=False,
+                              int32_t num_threads=0) except -1 nogil:
+    """dy, shared out over each window's cells inside the image."""
+    cdef fbn_exec how = _on(num_threads)
+    cdef fbn_pool2d d = _pool2d(dx.shape, pool_height, pool_width, stride_height, stride_width, same)
+    _require_pooled("avg_pool2d_backward", &d, dy.shape, NULL)
+    return _raise(fbn_avg_pool2d_backward(&d, &dy[0, 0, 0, 0], &dx[0, 0, 0, 0], &how))
+
+
+# Raises unless three matrices have one shape.
+cdef int _require_one_shape(const char* operation, const Py_ssize_t* a, const Py_ssize_t* b,
+                            const Py_ssize_t* c) except -1 nogil:
+    if not _same_2d(a, b) or not _same_2d(a, c):
+        with gil:
+            raise ValueError(f"{operation.decode()}: all matrices must have one shape. Received: {_text(a, 2)}, "
+                             f"{_text(b, 2)}, {_text(c, 2)}")
+    return 0
+
+
+cpdef int global_avg_pool2d_forward(const float[:, :, ::1] x, float[:, ::1] y, int32_t num_threads=0) except -1 nogil:
+    """x (batch, pixels, channels) -> y (batch, channels), the mean over the pixels."""
+    cdef fbn_exec how = _on(num_threads)
+    if y.shape[0] != x.shape[0] or y.shape[1] != x.shape[2]:
+        with gil:
+            raise ValueError("global_avg_pool2d_forward: y must be (batch, channels) of x. Received: "
+                             f"x {_text(x.shape, 3)}, y {_text(y.shape, 2)}")
+    return _raise(fbn_global_avg_pool2d_forward(x.shape[0], x.shape[1], x.shape[2], &x[0, 0, 0], &y[0, 0], &how))
+
+
+cpdef int global_avg_pool2d_backward(const float[:, ::1] dy, float[:, :, ::1] dx,
+                                     int32_t num_threads=0) except -1 nogil:
+    """dy (batch, channels), shared out over the pixels of dx (batch, pixels, channels)."""
+    cdef fbn_exec how = _on(num_threads)
+    if dy.shape[0] != dx.shape[0] or dy.shape[1] != dx.shape[2]:
+        with gil:
+            raise ValueError("global_avg_pool2d_backward: dy must be (batch, channels) of dx. Received: "
+                             f"dy {_text(dy.shape, 2)}, dx {_text(dx.shape, 3)}")
+    return _raise(fbn_global_avg_pool2d_backward(dx.shape[0], dx.shape[1], dx.shape[2], &dy[0, 0], &dx[0, 0, 0], &how))
+
+
+cpdef int activation_forward(const float[:, ::1] x, float[:, ::1] y, int32_t activation, float alpha=0,
+                             int32_t num_threads=0) except -1 nogil:
+    """y = act(x), softmax over the last axis; x and y may be one array."""
+    cdef fbn_exec how = _on(num_threads)
+    _require_one_shape("activation_forward", x.shape, y.shape, y.shape)
+    return _raise(fbn_activation_forward(activation, alpha, x.shape[0], x.shape[1], &x[0, 0], &y[0, 0], &how))
+
+
+cpdef int activation_backward(const float[:, ::1] dy, const float[:, ::1] y, float[:, ::1] dx, int32_t activation,
+                              float alpha=0, int32_t num_threads=0) except -1 nogil:
+    """dx = dy act'(y), from the forward result y; dy and dx may be one array."""
+    cdef fbn_exec how = _on(num_threads)
+    _require_one_shape("activation_backward", dy.shape, y.shape, dx.shape)
+    return _raise(fbn_activation_backward(activation, alpha, y.shape[0], y.shape[1], &dy[0, 0], &y[0, 0], &dx[0, 0],
+                                          &how))
+
+
+cpdef int dropout_forward(const float[::1] x, float[::1] y, double rate, uint64_t seed,
+                          int32_t num_threads=0) except -1 nogil:
+    """y[i] = x[i] / (1 - rate) or 0, a function of seed and i alone; backward is the same applied to dy."""
+    cdef fbn_exec how = _on(num_threads)
+    if y.shape[0] != x.shape[0]:
+        with gil:
+            raise ValueError(f"dropout_forward: x and y must have one size. Received: {x.shape[0]}, {y.shape[0]}")
+    return _raise(fbn_dropout_forward(rate, seed, x.shape[0], &x[0], &y[0], &how))
+
+
+cpdef int softmax_cross_entropy_forward(const float[:, ::1] logits, const int32_t[::1] labels, float[::1] loss,
+                                        float[:, ::1] probabilities, int32_t num_threads=0) except -1 nogil:
+    """loss[r] = -log softmax(logits[r])[labels[r]], and the probabilities."""
+    cdef fbn_exec how = _on(num_threads)
+    _require_one_shape("softmax_cross_entropy_forward", logits.shape, probabilities.shape, logits.shape)
+    if labels.shape[0] != logits.shape[0] or loss.shape[0] != logits.shape[0]:
+        with gil:
+            raise ValueError(f"softmax_cross_entropy_forward: labels and loss must have {logits.shape[0]} elements. "
+                             f"Received: {labels.shape[0]}, {loss.shape[0]}")
+    return _raise(fbn_softmax_cross_entropy_forward(logits.shape[0], logits.shape[1], &logits[0, 0], &labels[0],
+                                                    FBN_INT32, &loss[0], &probabilities[0, 0], &how))
+
+
+cpdef int softmax_cross_entropy_backward(const float[:, ::1] probabilities, const int32_t[::1] labels,
+                                         float[:, ::1] dlogits, float scale=1,
+                                         int32_t num_threads=0) except -1 nogil:
+    """dlogits[r,k] = (probabilities[r,k] - [k = labels[r]]) scale."""
+    cdef fbn_exec how = _on(num_threads)
+    _require_one_shape("softmax_cross_entropy_backward", probabilities.shape, dlogits.shape, dlogits.shape)
+    if labels.shape[0] != dlogits.shape[0]:
+        with gil:
+            raise ValueError(f"softmax_cross_entropy_backward: labels must have {dlogits.shape[0]} elements. "
+                             f"Received: {labels.shape[0]}")
+    return _raise(fbn_softmax_cross_entropy_backward(dlogits.shape[0], dlogits.shape[1], &probabilities[0, 0],
+                                                     &labels[0], FBN_INT32, scale, &dlogits[0, 0], &how))
+
+
+cpdef int mean_squared_error_forward(const float[:, ::1] predictions, const float[:, ::1] targets, float[::1] loss,
+                                     int32_t num_threads=0) except -1 nogil:
+    """loss[r] = mean_k (predictions[r,k] - targets[r,k])^2."""
+    cdef fbn_exec how = _on(num_threads)
+    _require_one_shape("mean_squared_error_forward", predictions.shape, targets.shape, targets.shape)
+    if loss.shape[0] != predictions.shape[0]:
+        with gil:
+            raise ValueError(f"mean_squared_error_forward: loss must have {predictions.shape[0]} elements. "
+                             f"Received: {loss.shape[0]}")
+    return _raise(fbn_mean_squared_error_forward(predictions.shape[0], predictions.shape[1], &predictions[0, 0],
+                                                 &targets[0, 0], &loss[0], &how))
+
+
+cpdef int mean_squared_error_backward(const float[:, ::1] predictions, const float[:, ::1] targets,
+                                      float[:, ::1] dpredictions, float scale=1,
+                                      int32_t num_threads=0) except -1 nogil:
+    """dpredictions = 2 (predictions - targets) / columns scale."""
+    cdef fbn_exec how = _on(num_threads)
+    _require_one_shape("mean_squared_error_backward", predictions.shape, targets.shape, dpredictions.shape)
+    return _raise(fbn_mean_squared_error_backward(predictions.shape[0], predictions.shape[1], &predictions[0, 0],
+                                                  &targets[0, 0], scale, &dpredictions[0, 0], &how))

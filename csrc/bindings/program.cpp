@@ -47,6 +47,7 @@ class Program {
     const Rows rows = take_rows(operands, x, index, begin, count);
     const void* labels = take_labels(operands, y, rows);
     fbn_step_result result{};
+    result.struct_size = sizeof result;
     operands.run(
         [&] { return fbn_program_train(program_.get(), rows.x, labels, rows.index, count, &result, nullptr); });
     return to_tuple(result);
@@ -57,6 +58,7 @@ class Program {
     const Rows rows = take_rows(operands, x, index, begin, count);
     const void* labels = take_labels(operands, y, rows);
     fbn_step_result result{};
+    result.struct_size = sizeof result;
     operands.run([&] {
       return fbn_program_evaluate(program_.get(), rows.x, labels, rows.index, count, &result, interruptible());
     });

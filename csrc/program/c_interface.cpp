@@ -16,12 +16,49 @@ void require_pointer(const char* operation, const void* pointer, const char* nam
 // What a replay will say of itself begins empty: how many samples it has is known there.
 std::string rows_come_later() { return {}; }
 
-// A layer with the nested descriptors' sizes, which callers need not set, filled in.
-fbn_layer completed(const fbn_layer& layer) {
-  fbn_layer copy = layer;
-  copy.conv.struct_size = sizeof copy.conv;
-  copy.pool.struct_size = sizeof copy.pool;
-  return copy;
+// A descriptor that lies in another one: callers need not set its size.
+template <class Descriptor>
+void complete_nested(const char* operation, Descriptor& d) {
+  d.struct_size = sizeof d;
+  require_descriptor(operation, &d);
+}
+
+// How a program's function is to run; x and y (what it is given besides, or nullptr) are looked at only where it runs.
+Exec resolve_run(const char* operation, const fbn_exec* exec, int64_t n, const void* x, const void* other,
+                 const char* other_name) {
+  Exec run = resolve_exec(operation, exec, rows_come_later);
+  if (n > 0 && run.workspace_query == nullptr) {
+    require_pointer(operation, x, "x");
+    require_pointer(operation, other, other_name);
+  }
+  return run;
+}
+
+void require_parameter(const char* operation, const fbn_program* program, int32_t parameter) {
+  require_pointer(operation, program, "program");
+  require(parameter >= 0 && parameter < fbn_program_parameter_count(program), operation,
+          ": no such parameter. Received: ", parameter);
+}
+
+int32_t parameter_named(const char* operation, const fbn_program* program, const char* name) {
+  require_pointer(operation, program, "program");
+  require_pointer(operation, name, "name");
+  const auto& parameters = program->program.parameters();
+  for (size_t i = 0; i < parameters.size(); ++i)
+    if (parameters[i].spec.name == name) return static_cast<int32_t>(i);
+  std::string names;
+  for (const Parameter& p : parameters) names += (names.empty() ? "" : ", ") + p.spec.name;
+  fail(FBN_INVALID_VALUE, operation, ": name must be one of ", names, ". Received: '", name, "'");
+}
+
+// The parameter of that name, if `size` floats are what it holds.
+int32_t parameter_of_size(const char* operation, const fbn_program* program, const char* name, const void* array,
+                          int64_t size) {
+  const int32_t parameter = parameter_named(operation, program, name);
+  require_pointer(operation, array, "the array");
+  const int64_t wanted = program->program.parameters()[static_cast<size_t>(parameter)].size;
+  require(size == wanted, operation, ": ", name, " holds ", wanted, " values. Received: an array of ", size);
+  return parameter;
 }
 
 }  // namespace
@@ -41,8 +78,10 @@ fbn_status fbn_graph_add(fbn_graph* graph, const fbn_layer* layer, int32_t* node
   return guard([&] {
     require_pointer("graph_add", graph, "graph");
     require_pointer("graph_add", node, "node");
-    require_descriptor("graph_add", layer);
-    *node = graph->graph.add(completed(*layer));
+    fbn_layer known = read_descriptor("graph_add", layer);
+    complete_nested("graph_add", known.conv);
+    complete_nested("graph_add", known.pool);
+    *node = graph->graph.add(known);
   });
 }
 
@@ -75,10 +114,9 @@ fbn_status fbn_program_create(const fbn_graph* graph, int32_t output, const fbn_
   return guard([&] {
     require_pointer("program_create", graph, "graph");
     require_pointer("program_create", program, "program");
-    require_descriptor("program_create", options);
-    fbn_program_options copy = *options;
-    copy.optimizer.struct_size = sizeof copy.optimizer;
-    *program = new fbn_program{Program(graph->graph, output, copy)};
+    fbn_program_options known = read_descriptor("program_create", options);
+    complete_nested("program_create", known.optimizer);
+    *program = new fbn_program{Program(graph->graph, output, known)};
   });
 }
 
@@ -95,8 +133,8 @@ fbn_status fbn_program_train(fbn_program* program, const void* x, const void* y,
                              fbn_step_result* result, const fbn_exec* exec) {
   return guard([&] {
     require_pointer("train", program, "program");
-    if (n > 0) require_pointer("train", x, "x"), require_pointer("train", y, "y");
-    program->program.train(x, y, index, n, result, resolve_exec("train", exec, rows_come_later));
+    if (result != nullptr) require_result("train", result);
+    program->program.train(x, y, index, n, result, resolve_run("train", exec, n, x, y, "y"));
   });
 }
 
@@ -104,8 +142,8 @@ fbn_status fbn_program_evaluate(fbn_program* program, const void* x, const void*
                                 fbn_step_result* result, const fbn_exec* exec) {
   return guard([&] {
     require_pointer("evaluate", program, "program");
-    if (n > 0) require_pointer("evaluate", x, "x"), require_pointer("evaluate", y, "y");
-    program->program.evaluate(x, y, index, n, result, resolve_exec("evaluate", exec, rows_come_later));
+    if (result != nullptr) require_result("evaluate", result);
+    program->program.evaluate(x, y, index, n, result, resolve_run("evaluate", exec, n, x, y, "y"));
   });
 }
 
@@ -113,9 +151,8 @@ fbn_status fbn_program_predict(fbn_program* program, const void* x, const int64_
                                const fbn_exec* exec) {
   return guard([&] {
     require_pointer("predict", program, "program");
-    if (n > 0) require_pointer("predict", x, "x"), require_pointer("predict", out, "out");
     program->program.predict(program->program.output(), x, index, n, out,
-                             resolve_exec("predict", exec, rows_come_later));
+                             resolve_run("predict", exec, n, x, out, "out"));
   });
 }
 
@@ -123,8 +160,7 @@ fbn_status fbn_program_node_output(fbn_program* program, int32_t node, const voi
                                    float* out, const fbn_exec* exec) {
   return guard([&] {
     require_pointer("node_output", program, "program");
-    if (n > 0) require_pointer("node_output", x, "x"), require_pointer("node_output", out, "out");
-    program->program.predict(node, x, index, n, out, resolve_exec("node_output", exec, rows_come_later));
+    program->program.predict(node, x, index, n, out, resolve_run("node_output", exec, n, x, out, "out"));
   });
 }
 
@@ -140,9 +176,7 @@ const char* fbn_program_parameter_name(const fbn_program* program, int32_t param
 fbn_status fbn_program_parameter_info(const fbn_program* program, int32_t parameter, int32_t* rank, int64_t* shape,
                                       int32_t* trainable) {
   return guard([&] {
-    require_pointer("parameter_info", program, "program");
-    require(parameter >= 0 && parameter < fbn_program_parameter_count(program),
-            "parameter_info: no such parameter. Received: ", parameter);
+    require_parameter("parameter_info", program, parameter);
     const ParameterSpec& spec = program->program.parameters()[static_cast<size_t>(parameter)].spec;
     if (rank != nullptr) *rank = static_cast<int32_t>(spec.shape.size());
     if (shape != nullptr) std::copy(spec.shape.begin(), spec.shape.end(), shape);
@@ -162,6 +196,29 @@ fbn_status fbn_program_set(fbn_program* program, int32_t parameter, const char* 
   return guard([&] {
     require_pointer("program_set", program, "program");
     require_pointer("program_set", in, "in");
+    program->program.set(parameter, what, in);
+  });
+}
+
+fbn_status fbn_program_find_parameter(const fbn_program* program, const char* name, int32_t* parameter) {
+  return guard([&] {
+    require_pointer("find_parameter", parameter, "parameter");
+    *parameter = parameter_named("find_parameter", program, name);
+  });
+}
+
+fbn_status fbn_program_get_by_name(const fbn_program* program, const char* name, const char* what, float* out,
+                                   int64_t size) {
+  return guard([&] {
+    const int32_t parameter = parameter_of_size("get_by_name", program, name, out, size);
+    program->program.get(parameter, what, out);
+  });
+}
+
+fbn_status fbn_program_set_by_name(fbn_program* program, const char* name, const char* what, const float* in,
+                                   int64_t size) {
+  return guard([&] {
+    const int32_t parameter = parameter_of_size("set_by_name", program, name, in, size);
     program->program.set(parameter, what, in);
   });
 }
@@ -207,10 +264,17 @@ fbn_status fbn_program_costs(const fbn_program* program, int64_t batch, fbn_cost
     require_pointer("costs", program, "program");
     require_pointer("costs", count, "count");
     const bool wanted = rows != nullptr && capacity > 0;
-    if (wanted) require_descriptor("costs", rows);
+    if (wanted) require_result("costs", rows);
     const auto all = program->program.costs(batch);
     *count = static_cast<int32_t>(all.size());
-    for (int32_t i = 0; wanted && i < std::min(capacity, *count); ++i) rows[i] = all[static_cast<size_t>(i)];
+    if (!wanted) return;
+    const size_t size = rows->struct_size;
+    for (int32_t i = 0; i < std::min(capacity, *count); ++i) {
+      fbn_cost_row* row =
+          reinterpret_cast<fbn_cost_row*>(reinterpret_cast<char*>(rows) + static_cast<size_t>(i) * size);
+      row->struct_size = size;
+      write_result(row, all[static_cast<size_t>(i)]);
+    }
   });
 }
 

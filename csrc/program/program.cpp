@@ -141,10 +141,34 @@ Program::Replayable& Program::inference(Mode mode, int node) {
   return *entry;
 }
 
-// Memory of a replay, taken from the idle ones and returned at the end.
+// What a replay needs: the arena, then the lanes' scratch, then their ticks.
+struct Program::Pieces {
+  size_t arena, lanes, ticks;  // bytes, each a multiple of the alignment
+  size_t bytes() const { return arena + lanes + ticks; }
+};
+
+Program::Pieces Program::pieces(const Plan& plan, int lanes, bool timing) {
+  const auto aligned = [](size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; };
+  const size_t count = static_cast<size_t>(lanes);
+  return {aligned(static_cast<size_t>(plan.arena_bytes)), aligned(static_cast<size_t>(plan.lane_bytes) * count),
+          timing ? aligned(count * plan.lane_ticks() * sizeof(uint64_t)) : 0};
+}
+
+// Memory of a replay: the caller's workspace, or what is taken from the idle ones and returned at the end.
 class Program::Lease {
  public:
-  Lease(Replayable& owner, int lanes, bool timing) : owner_(owner) {
+  Lease(const char* operation, Replayable& owner, const Exec& exec, bool timing) : owner_(owner) {
+    const Plan& plan = *owner.plan;
+    const int lanes = exec.lanes;
+    const Pieces needed = pieces(plan, lanes, timing);
+    if (exec.workspace != nullptr) {
+      require(exec.workspace_size >= needed.bytes(), operation, ": the workspace must hold ", needed.bytes(),
+              " bytes. Received: ", exec.workspace_size);
+      arena_ = static_cast<char*>(exec.workspace);
+      lanes_ = arena_ + needed.arena;
+      ticks_ = lanes_ + needed.lanes;
+      return;
+    }
     {
       const std::lock_guard lock(owner.mutex);
       if (!owner.idle.empty()) {
@@ -152,18 +176,21 @@ class Program::Lease {
         owner.idle.pop_back();
       }
     }
-    const Plan& plan = *owner.plan;
     if (!memory_) {
       memory_ = std::make_unique<Memory>();
-      memory_->arena = Buffer(static_cast<size_t>(plan.arena_bytes));
+      memory_->arena = Buffer(needed.arena);
     }
     if (memory_->lane_count < lanes) {
-      memory_->lanes = Buffer(static_cast<size_t>(plan.lane_bytes) * static_cast<size_t>(lanes));
-      if (timing) memory_->ticks = Buffer(static_cast<size_t>(lanes) * plan.lane_ticks() * sizeof(uint64_t));
+      memory_->lanes = Buffer(needed.lanes);
+      memory_->ticks = Buffer(needed.ticks);
       memory_->lane_count = lanes;
     }
+    arena_ = static_cast<char*>(memory_->arena.data());
+    lanes_ = static_cast<char*>(memory_->lanes.data());
+    ticks_ = static_cast<char*>(memory_->ticks.data());
   }
   ~Lease() {
+    if (!memory_) return;
     const std::lock_guard lock(owner_.mutex);
     try {
       owner_.idle.push_back(std::move(memory_));
@@ -172,11 +199,14 @@ class Program::Lease {
   }
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;
-  Memory& memory() { return *memory_; }
+  char* arena() const { return arena_; }
+  char* lanes() const { return lanes_; }
+  uint64_t* ticks() const { return reinterpret_cast<uint64_t*>(ticks_); }
 
  private:
   Replayable& owner_;
-  std::unique_ptr<Memory> memory_;
+  std::unique_ptr<Memory> memory_;  // nullptr: the caller's workspace
+  char *arena_ = nullptr, *lanes_ = nullptr, *ticks_ = nullptr;
 };
 
 void Program::replay(Replayable& target, Run& run, const Exec& exec) {
@@ -241,23 +271,27 @@ void Program::train(const void* x, const void* y, const int64_t* index, int64_t 
   if (!training) fail(FBN_BUSY, "train: the program is training in another thread");
   require(n >= 0 && n <= options_.max_batch, "train: the batch must be at most max_batch = ", options_.max_batch,
           ". Received: ", n);
+  const bool timing = options_.timing != 0;
+  if (exec.workspace_query != nullptr) {
+    *exec.workspace_query = pieces(*training_.plan, exec.lanes, timing).bytes();
+    return;
+  }
   if (n > 0) {
     check_index("train", index, n);
     check_batch_labels("train", y, index, n);
     const std::unique_lock state(state_);
-    Lease lease(training_, exec.lanes, options_.timing != 0);
+    Lease lease("train", training_, exec, timing);
     Run run;
     run.batch = n;
     run.x = x;
     run.y = y;
     run.index = index;
-    run.arena = static_cast<char*>(lease.memory().arena.data());
-    run.lanes = static_cast<char*>(lease.memory().lanes.data());
+    run.arena = lease.arena();
+    run.lanes = lease.lanes();
     run.rule = update_rule(options_.optimizer, iteration_);
     run.iteration = static_cast<uint64_t>(iteration_);
-    const bool timing = options_.timing != 0;
     if (timing) {
-      run.lane_ticks = static_cast<uint64_t*>(lease.memory().ticks.data());
+      run.lane_ticks = lease.ticks();
       std::fill_n(run.lane_ticks, static_cast<size_t>(exec.lanes) * training_.plan->lane_ticks(), uint64_t{0});
     }
     const auto start = std::chrono::steady_clock::now();
@@ -276,7 +310,7 @@ void Program::train(const void* x, const void* y, const int64_t* index, int64_t 
       timings_.add(*training_.plan, run.lane_ticks, exec.lanes, begin, end, wall.count(), total.count());
     }
   }
-  if (result != nullptr) *result = sums;
+  if (result != nullptr) write_result(result, sums);
 }
 
 // Brings the packed kernels up to date; callers hold state_ shared.
@@ -292,6 +326,10 @@ void Program::evaluate(const void* x, const void* y, const int64_t* index, int64
                        const Exec& exec) {
   require(options_.loss != FBN_LOSS_NONE, "evaluate: the program was made without a loss. Received: FBN_LOSS_NONE");
   require(n >= 0, "evaluate: the number of samples must not be negative. Received: ", n);
+  if (exec.workspace_query != nullptr) {
+    *exec.workspace_query = pieces(*inference(Mode::evaluate, output_).plan, exec.lanes, false).bytes();
+    return;
+  }
   check_index("evaluate", index, n);
   check_batch_labels("evaluate", y, index, n);
   fbn_step_result sums{};
@@ -300,7 +338,7 @@ void Program::evaluate(const void* x, const void* y, const int64_t* index, int64
     const Node& out = graph_.node(output_);
     const std::shared_lock state(state_);
     repack();
-    Lease lease(target, exec.lanes, false);
+    Lease lease("evaluate", target, exec, false);
     for (int64_t first = 0; first < n; first += kInferenceBatch) {
       Run run;
       run.batch = std::min(kInferenceBatch, n - first);
@@ -312,34 +350,38 @@ void Program::evaluate(const void* x, const void* y, const int64_t* index, int64
         run.y = static_cast<const char*>(y) +
                 first * 4 * (options_.labels_dtype == FBN_INT32 ? out.size() / out.channels() : out.size());
       }
-      run.arena = static_cast<char*>(lease.memory().arena.data());
-      run.lanes = static_cast<char*>(lease.memory().lanes.data());
+      run.arena = lease.arena();
+      run.lanes = lease.lanes();
       replay(target, run, exec);
       sum_losses(*target.plan, run, sums);
     }
     sums.loss /= static_cast<double>(n);
   }
-  if (result != nullptr) *result = sums;
+  if (result != nullptr) write_result(result, sums);
 }
 
 void Program::predict(int node, const void* x, const int64_t* index, int64_t n, float* out, const Exec& exec) {
   require(n >= 0, "predict: the number of samples must not be negative. Received: ", n);
   const Node& target_node = graph_.node(node);
   require(target_node.dtype == FBN_FLOAT32, "predict: the node must be float32. Received: '", target_node.name, "'");
+  if (exec.workspace_query != nullptr) {
+    *exec.workspace_query = pieces(*inference(Mode::predict, node).plan, exec.lanes, false).bytes();
+    return;
+  }
   if (n == 0) return;
   check_index("predict", index, n);
   Replayable& target = inference(Mode::predict, node);
   const std::shared_lock state(state_);
   repack();
-  Lease lease(target, exec.lanes, false);
+  Lease lease("predict", target, exec, false);
   for (int64_t first = 0; first < n; first += kInferenceBatch) {
     Run run;
     run.batch = std::min(kInferenceBatch, n - first);
     run.index = index != nullptr ? index + first : nullptr;
     run.x = index != nullptr ? x : static_cast<const char*>(x) + first * input_row_bytes();
     run.out = out + first * target_node.size();
-    run.arena = static_cast<char*>(lease.memory().arena.data());
-    run.lanes = static_cast<char*>(lease.memory().lanes.data());
+    run.arena = lease.arena();
+    run.lanes = lease.lanes();
     replay(target, run, exec);
   }
 }

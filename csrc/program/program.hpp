@@ -52,9 +52,11 @@ class Program {
     std::mutex mutex;
     std::vector<std::unique_ptr<Memory>> idle;
   };
+  struct Pieces;
   class Lease;
 
   void plan_training(int64_t max_batch);
+  static Pieces pieces(const Plan& plan, int lanes, bool timing);
   void replay(Replayable& target, Run& run, const Exec& exec);
   Replayable& inference(Mode mode, int node);
   void sum_losses(const Plan& plan, const Run& run, fbn_step_result& result) const;

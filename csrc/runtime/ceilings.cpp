@@ -86,15 +86,13 @@ using namespace fastbn;
 fbn_status fbn_measure_ceilings(const char* isa, double seconds, fbn_ceilings* ceilings, const fbn_exec* options) {
   return guard([&] {
     require(ceilings != nullptr, "measure_ceilings: ceilings must not be NULL. Received: NULL");
-    require(ceilings->struct_size >= sizeof(fbn_ceilings), "measure_ceilings: struct_size must be at least ",
-            sizeof(fbn_ceilings), ". Received: ", ceilings->struct_size);
+    require_result("measure_ceilings", ceilings);
     require(seconds > 0 && seconds <= 60, "measure_ceilings: seconds must lie in (0, 60]. Received: ", seconds);
     const Exec exec = resolve_exec("measure_ceilings", options);
     const KernelTable& table = isa == nullptr ? kernels() : kernels_of("measure_ceilings", isa);
     const double share = seconds / 7;
     const int64_t lanes = exec.lanes;
     fbn_ceilings found{};
-    found.struct_size = ceilings->struct_size;
     found.threads = exec.lanes;
     found.l1_size = cache_size(1, _SC_LEVEL1_DCACHE_SIZE);
     found.l2_size = cache_size(2, _SC_LEVEL2_CACHE_SIZE);
@@ -133,6 +131,6 @@ fbn_status fbn_measure_ceilings(const char* isa, double seconds, fbn_ceilings* c
     };
     found.region_seconds = regions(one);
     found.phase_seconds = std::max(0.0, regions(many) - found.region_seconds) / 100;
-    *ceilings = found;
+    write_result(ceilings, found);
   });
 }

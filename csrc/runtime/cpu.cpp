@@ -159,13 +159,21 @@ const KernelTable& kernels_of(const char* operation, const char* isa) { return s
 using namespace fastbn;
 
 const char* fbn_isa_compiled(void) {
-  static const std::string names = list_sets([](const InstructionSet& set) { return set.table != nullptr; });
-  return names.c_str();
+  const char* result = "";
+  guard([&] {
+    static const std::string names = list_sets([](const InstructionSet& set) { return set.table != nullptr; });
+    result = names.c_str();
+  });
+  return result;
 }
 
 const char* fbn_isa_found(void) {
-  static const std::string names = list_sets([](const InstructionSet& set) { return set.found(); });
-  return names.c_str();
+  const char* result = "";
+  guard([&] {
+    static const std::string names = list_sets([](const InstructionSet& set) { return set.found(); });
+    result = names.c_str();
+  });
+  return result;
 }
 
 const char* fbn_isa_in_use(void) {

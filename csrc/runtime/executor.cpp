@@ -402,23 +402,19 @@ Exec resolve_exec(const char* operation, const fbn_exec* exec) {
     result.lanes = fbn_get_num_threads();
     return result;
   }
-  constexpr size_t kLeast = offsetof(fbn_exec, interrupted);
-  require(exec->struct_size >= kLeast, operation, ": exec.struct_size must be at least ", kLeast,
-          ". Received: ", exec->struct_size);
-  require(exec->num_threads >= 0 && exec->num_threads <= kMaxThreads, operation, ": exec.num_threads must lie in [0, ",
-          kMaxThreads, "]. Received: ", exec->num_threads);
-  require(reinterpret_cast<uintptr_t>(exec->workspace) % 64 == 0, operation,
-          ": exec.workspace must be aligned to 64 bytes. Received: ", exec->workspace);
-  result.lanes = exec->num_threads > 0 ? exec->num_threads : fbn_get_num_threads();
-  result.parallel_for = exec->parallel_for;
-  result.parallel_for_host = exec->parallel_for_host;
-  result.workspace = exec->workspace;
-  result.workspace_size = exec->workspace_size;
-  result.workspace_query = exec->workspace_query;
-  if (exec->struct_size >= sizeof(fbn_exec)) {
-    result.interrupted = exec->interrupted;
-    result.interrupted_host = exec->interrupted_host;
-  }
+  const fbn_exec e = read_descriptor(operation, exec);
+  require(e.num_threads >= 0 && e.num_threads <= kMaxThreads, operation, ": exec.num_threads must lie in [0, ",
+          kMaxThreads, "]. Received: ", e.num_threads);
+  require(reinterpret_cast<uintptr_t>(e.workspace) % 64 == 0, operation,
+          ": exec.workspace must be aligned to 64 bytes. Received: ", e.workspace);
+  result.lanes = e.num_threads > 0 ? e.num_threads : fbn_get_num_threads();
+  result.parallel_for = e.parallel_for;
+  result.parallel_for_host = e.parallel_for_host;
+  result.workspace = e.workspace;
+  result.workspace_size = e.workspace_size;
+  result.workspace_query = e.workspace_query;
+  result.interrupted = e.interrupted;
+  result.interrupted_host = e.interrupted_host;
   return result;
 }
 

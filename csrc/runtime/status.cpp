@@ -17,6 +17,18 @@ fbn_status record_error(fbn_status status, const char* message) noexcept {
   return status;
 }
 
+void require_struct(const char* operation, const void* d, size_t struct_size, size_t least, size_t known) {
+  constexpr size_t kMost = 4096;  // what is larger was never set
+  require(struct_size >= least && struct_size <= kMost, operation, ": struct_size must lie in [", least, ", ", kMost,
+          "]. Received: ", struct_size);
+  const auto* bytes = static_cast<const unsigned char*>(d);
+  for (size_t i = known; i < struct_size; ++i) {
+    if (bytes[i] != 0)
+      fail(FBN_UNSUPPORTED, operation, ": fields that this library does not know must be zero. Received: byte ", i,
+           " of a struct of ", struct_size, " is ", int{bytes[i]});
+  }
+}
+
 int64_t checked_product(const char* operation, std::initializer_list<int64_t> factors) {
   bool empty = false;
   for (const int64_t factor : factors) {
@@ -46,6 +58,8 @@ int64_t checked_product(const char* operation, std::initializer_list<int64_t> fa
 #define FASTBN_STRING(x) FASTBN_STRING_(x)
 
 const char* fbn_last_error(void) { return fastbn::last_error; }
+
+int32_t fbn_abi(void) { return FBN_ABI; }
 
 const char* fbn_version(void) {
   return FASTBN_STRING(FBN_VERSION_MAJOR) "." FASTBN_STRING(FBN_VERSION_MINOR) "." FASTBN_STRING(FBN_VERSION_PATCH);

@@ -3,6 +3,9 @@
 
 #include <fastbn/fastbn.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
 #include <exception>
 #include <new>
 #include <sstream>
@@ -66,12 +69,61 @@ fbn_status guard(Body&& body) noexcept {
 // the others: the product of some of them is a size elsewhere.
 int64_t checked_product(const char* operation, std::initializer_list<int64_t> factors);
 
-// True when `d` (NULL allowed) carries the struct size of this library's version or a later one.
+// Structs of the interface begin with their size and grow at their end alone. What callers compiled against an earlier
+// header do not have reads as zero; here stands the size that a struct had when the number of the interface, FBN_ABI,
+// was last changed (ABI.md). Structs with `reserved` fields never change their size: they lie in others, or are read in
+// place.
+template <class Struct>
+inline constexpr size_t kFirstSize = sizeof(Struct);
+template <>
+inline constexpr size_t kFirstSize<fbn_exec> = offsetof(fbn_exec, interrupted);
+template <>
+inline constexpr size_t kFirstSize<fbn_layer> = 768;
+template <>
+inline constexpr size_t kFirstSize<fbn_program_options> = 184;
+template <>
+inline constexpr size_t kFirstSize<fbn_step_result> = 48;
+template <>
+inline constexpr size_t kFirstSize<fbn_cost_row> = 328;
+template <>
+inline constexpr size_t kFirstSize<fbn_ceilings> = 96;
+
+// Throws unless a caller's struct has a plausible size, and zeros where this library knows no field.
+void require_struct(const char* operation, const void* d, size_t struct_size, size_t least, size_t known);
+
+// A descriptor that is read in place.
 template <class Descriptor>
 void require_descriptor(const char* operation, const Descriptor* d) {
+  static_assert(kFirstSize<Descriptor> == sizeof(Descriptor), "read a descriptor that has grown by read_descriptor");
   require(d != nullptr, operation, ": a descriptor is required. Received: NULL");
-  require(d->struct_size >= sizeof(Descriptor), operation, ": descriptor.struct_size must be at least ",
-          sizeof(Descriptor), ". Received: ", d->struct_size);
+  require_struct(operation, d, d->struct_size, sizeof(Descriptor), sizeof(Descriptor));
+  if constexpr (requires { d->reserved; })
+    require_struct(operation, d, sizeof(Descriptor), sizeof(Descriptor), offsetof(Descriptor, reserved));
+}
+
+// The descriptor as this library knows it.
+template <class Descriptor>
+Descriptor read_descriptor(const char* operation, const Descriptor* d) {
+  require(d != nullptr, operation, ": a descriptor is required. Received: NULL");
+  require_struct(operation, d, d->struct_size, kFirstSize<Descriptor>, sizeof(Descriptor));
+  Descriptor copy{};
+  std::memcpy(&copy, d, std::min(d->struct_size, sizeof(Descriptor)));
+  copy.struct_size = sizeof(Descriptor);
+  return copy;
+}
+
+// A result that write_result can fill.
+template <class Result>
+void require_result(const char* operation, const Result* result) {
+  require(result->struct_size >= kFirstSize<Result>, operation, ": result.struct_size must be at least ",
+          kFirstSize<Result>, ". Received: ", result->struct_size);
+}
+
+// Fills as much of a caller's struct as it has; struct_size stays.
+template <class Result>
+void write_result(Result* to, Result value) {
+  const size_t size = value.struct_size = to->struct_size;
+  std::memcpy(to, &value, std::min(size, sizeof(Result)));
 }
 
 }  // namespace fastbn

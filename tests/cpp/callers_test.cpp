@@ -104,7 +104,7 @@ void test_everything_at_once() {
         std::vector<float> pooled(4 * 4 * 8);
         CHECK(fbn_program_node_output(program, 4, images.x.data(), nullptr, 1, pooled.data(), &exec) == FBN_OK);
       } else if (i == 3) {
-        fbn_step_result result{};
+        fbn_step_result result = networks::empty_result();
         CHECK(fbn_program_evaluate(program, images.x.data(), images.y.data(), nullptr, kSamples, &result, &exec) ==
               FBN_OK);
         CHECK(result.samples == kSamples && result.loss > 0);

@@ -31,6 +31,12 @@ inline fbn_program_options options(int64_t max_batch) {
   return o;
 }
 
+inline fbn_step_result empty_result() {
+  fbn_step_result r{};
+  r.struct_size = sizeof r;
+  return r;
+}
+
 // input 3 - dense 8 relu - dense 2, softmax cross-entropy, SGD
 inline fbn_program* dense_program() {
   fbn_graph* graph = nullptr;

@@ -1,5 +1,9 @@
-// Programs through the C interface, as a host without Python drives them: training, and indices that are refused.
+// Programs through the C interface, as a host without Python drives them: training, parameters by name, a workspace of
+// the caller, callers compiled against other headers, and indices that are refused.
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -15,7 +19,7 @@ const int32_t kY[4] = {0, 1, 0, 1};
 
 void test_training() {
   fbn_program* program = networks::dense_program();
-  fbn_step_result first{}, last{};
+  fbn_step_result first = networks::empty_result(), last = networks::empty_result();
   CHECK(fbn_program_train(program, kX, kY, nullptr, 4, &first, nullptr) == FBN_OK);
   for (int step = 0; step < 50; ++step) CHECK(fbn_program_train(program, kX, kY, nullptr, 4, &last, nullptr) == FBN_OK);
   CHECK(std::isfinite(first.loss) && last.loss < first.loss / 4 && last.correct == 4);
@@ -40,10 +44,145 @@ void test_negative_index() {
   fbn_program_destroy(program);
 }
 
+void test_parameters_by_name() {
+  fbn_program* program = networks::dense_program();
+  int32_t parameter = -1;
+  CHECK(fbn_program_find_parameter(program, "out/bias", &parameter) == FBN_OK && parameter == 3);
+  const float given[2] = {0.25f, -4};
+  float found[2] = {0, 0};
+  CHECK(fbn_program_set_by_name(program, "out/bias", "value", given, 2) == FBN_OK);
+  CHECK(fbn_program_get(program, parameter, "value", found) == FBN_OK && found[0] == 0.25f && found[1] == -4);
+  found[0] = 7;
+  CHECK(fbn_program_get_by_name(program, "out/bias", "value", found, 2) == FBN_OK && found[0] == 0.25f);
+
+  found[0] = found[1] = 7;
+  CHECK(fbn_program_get_by_name(program, "out/bias", "value", found, 1) == FBN_INVALID_VALUE);
+  CHECK(std::strcmp(fbn_last_error(), "get_by_name: out/bias holds 2 values. Received: an array of 1") == 0);
+  CHECK(fbn_program_get_by_name(program, "out", "value", found, 2) == FBN_INVALID_VALUE);
+  CHECK(std::strcmp(fbn_last_error(),
+                    "get_by_name: name must be one of hidden/kernel, hidden/bias, out/kernel, out/bias. "
+                    "Received: 'out'") == 0);
+  CHECK(fbn_program_get_by_name(program, "out/bias", "momentum", found, 2) == FBN_INVALID_VALUE);
+  CHECK(fbn_program_get_by_name(nullptr, "out/bias", "value", found, 2) == FBN_INVALID_VALUE);
+  CHECK(fbn_program_get_by_name(program, nullptr, "value", found, 2) == FBN_INVALID_VALUE);
+  CHECK(fbn_program_set_by_name(program, "out/bias", "value", nullptr, 2) == FBN_INVALID_VALUE);
+  CHECK(fbn_program_find_parameter(program, "x", &parameter) == FBN_INVALID_VALUE && parameter == 3);
+  CHECK(found[0] == 7 && found[1] == 7);
+  fbn_program_destroy(program);
+}
+
+// Steps in a workspace of exactly the queried size give the bits of steps in the program's own memory.
+void test_workspace(int32_t threads) {
+  constexpr int64_t kBatch = 8;
+  std::vector<float> x(kBatch * networks::kImageSize);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 37 % 11) - 5;
+  const int32_t y[kBatch] = {0, 1, 2, 3, 0, 1, 2, 3};
+  std::vector<float> out[2];
+  std::vector<float> trained[2];
+  fbn_step_result results[2] = {networks::empty_result(), networks::empty_result()};
+  for (int own = 0; own < 2; ++own) {
+    out[own].resize(kBatch * networks::kImageClasses);
+    fbn_program* program = networks::image_program(kBatch);
+    const auto call = [&](auto&& function) {
+      fbn_exec exec{};
+      exec.struct_size = sizeof exec;
+      exec.num_threads = threads;
+      std::unique_ptr<void, void (*)(void*)> workspace(nullptr, std::free);
+      if (own == 0) {
+        size_t needed = 0;
+        exec.workspace_query = &needed;
+        CHECK(function(&exec) == FBN_OK && needed > 0);
+        exec.workspace_query = nullptr;
+        workspace.reset(std::aligned_alloc(64, needed));
+        exec.workspace = workspace.get();
+        exec.workspace_size = needed - 1;
+        CHECK(function(&exec) == FBN_INVALID_VALUE);
+        exec.workspace_size = needed;
+      }
+      CHECK(function(&exec) == FBN_OK);
+    };
+    for (int64_t n = kBatch; n > kBatch - 2; --n)
+      call([&](const fbn_exec* e) { return fbn_program_train(program, x.data(), y, nullptr, n, nullptr, e); });
+    CHECK(fbn_program_get_iteration(program) == 2);
+    call([&](const fbn_exec* e) {
+      return fbn_program_evaluate(program, x.data(), y, nullptr, kBatch, &results[own], e);
+    });
+    call(
+        [&](const fbn_exec* e) { return fbn_program_predict(program, x.data(), nullptr, kBatch, out[own].data(), e); });
+    trained[own] = networks::weights(program);
+    fbn_program_destroy(program);
+  }
+  CHECK(trained[0] == trained[1] && out[0] == out[1]);
+  CHECK(results[0].samples == kBatch && results[0].loss == results[1].loss);
+}
+
+// What a caller compiled against another header hands over.
+void test_struct_sizes() {
+  fbn_program* program = networks::dense_program();
+  fbn_step_result result = networks::empty_result();
+
+  fbn_exec exec{};
+  exec.struct_size = offsetof(fbn_exec, interrupted);  // before fields were added at the end: they are not read
+  exec.interrupted = reinterpret_cast<int32_t (*)(void*)>(1);
+  CHECK(fbn_program_evaluate(program, kX, kY, nullptr, 4, &result, &exec) == FBN_OK);
+  exec.struct_size -= 8;
+  CHECK(fbn_program_evaluate(program, kX, kY, nullptr, 4, &result, &exec) == FBN_INVALID_VALUE);
+
+  struct {  // of a later header
+    fbn_exec known;
+    int64_t later;
+  } longer{};
+  longer.known.struct_size = sizeof longer;
+  CHECK(fbn_program_evaluate(program, kX, kY, nullptr, 4, &result, &longer.known) == FBN_OK);
+  longer.later = 1 << 20;
+  CHECK(fbn_program_evaluate(program, kX, kY, nullptr, 4, &result, &longer.known) == FBN_UNSUPPORTED);
+
+  fbn_dense d{};
+  d.struct_size = sizeof d;
+  d.rows = d.in_features = d.out_features = 1;
+  const float one = 1;
+  float y = 0;
+  CHECK(fbn_dense_forward(&d, &one, &one, nullptr, &y, nullptr) == FBN_OK && y == 1);
+  d.reserved[FBN_RESERVED - 1] = 1;
+  CHECK(fbn_dense_forward(&d, &one, &one, nullptr, &y, nullptr) == FBN_UNSUPPORTED);
+
+  fbn_graph* graph = networks::image_graph();
+  fbn_program_options options = networks::image_options(4);
+  options.optimizer.struct_size = 0;  // need not be set inside another descriptor
+  fbn_program* other = nullptr;
+  options.optimizer.reserved[0] = 1;
+  CHECK(fbn_program_create(graph, networks::kImageOutput, &options, &other) == FBN_UNSUPPORTED && other == nullptr);
+  options.optimizer.reserved[0] = 0;
+  CHECK(fbn_program_create(graph, networks::kImageOutput, &options, &other) == FBN_OK);
+  fbn_program_destroy(other);
+  fbn_graph_destroy(graph);
+
+  // Results: as much as the caller has room for, and nothing behind it.
+  CHECK(result.struct_size == sizeof result && result.samples == 4);
+  result.struct_size = 8;
+  CHECK(fbn_program_evaluate(program, kX, kY, nullptr, 4, &result, nullptr) == FBN_INVALID_VALUE);
+  struct Row {
+    fbn_cost_row known;
+    int64_t later;
+  };
+  int32_t count = 0;
+  CHECK(fbn_program_costs(program, 4, nullptr, 0, &count) == FBN_OK && count > 3);
+  std::vector<Row> rows(static_cast<size_t>(count));
+  for (Row& row : rows) row.later = 99;
+  rows[0].known.struct_size = sizeof(Row);
+  CHECK(fbn_program_costs(program, 4, &rows[0].known, count, &count) == FBN_OK);
+  CHECK(std::strcmp(rows.back().known.layer, "(loop)") == 0);
+  for (const Row& row : rows) CHECK(row.later == 99 && row.known.struct_size == sizeof(Row));
+  fbn_program_destroy(program);
+}
+
 }  // namespace
 
 int main() {
   test_training();
   test_negative_index();
+  test_parameters_by_name();
+  for (const int32_t threads : {1, 3}) test_workspace(threads);
+  test_struct_sizes();
   return check::report("program_test");
 }

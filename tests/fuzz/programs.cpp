@@ -201,6 +201,7 @@ void use(Input& in, fbn_program* program, const Graph& g, int32_t output, const 
     const int64_t* rows_used = in.flag() ? index : nullptr;
     const int64_t n = in.byte() < 250 ? in.byte() % (kRows + 1) : -1 - in.byte();
     fbn_step_result result{};
+    result.struct_size = sizeof result;
     switch (in.byte() % 4) {
       case 0:
       case 1:

@@ -16,6 +16,7 @@ from harness.library import library, using_threads
 Task = c.CFUNCTYPE(None, c.c_int64, c.c_int32, c.c_void_p)
 ParallelFor = c.CFUNCTYPE(None, c.c_void_p, c.c_int64, Task, c.c_void_p)
 OK, INVALID_VALUE = 0, 1
+RESERVED = ("reserved", c.c_int64 * 4)
 
 
 class Exec(c.Structure):
@@ -41,6 +42,7 @@ class Conv2d(c.Structure):
         ("activation", c.c_int32),
         ("alpha", c.c_float),
         ("algorithm", c.c_int32),
+        RESERVED,
     ]
 
 
@@ -50,6 +52,7 @@ class Dense(c.Structure):
         *[(n, c.c_int64) for n in ("rows", "in_features", "out_features")],
         ("activation", c.c_int32),
         ("alpha", c.c_float),
+        RESERVED,
     ]
 
 
@@ -63,6 +66,7 @@ class BatchNorm(c.Structure):
         ("alpha", c.c_float),
         ("has_residual", c.c_int32),
         ("frozen", c.c_int32),
+        RESERVED,
     ]
 
 

@@ -21,13 +21,14 @@ WANTED = [
     r"fastbn/ops/__init__\.py",
     r"fastbn/.*libfastbn\.so.*",
     r"fastbn/.*include/fastbn/fastbn\.h",
+    r"fastbn/.*include/fastbn/fastbn\.hpp",
     r"fastbn/.*fastbnConfig\.cmake",
     r"fastbn/.*fastbnConfigVersion\.cmake",
     r"fastbn/.*fastbn\.pc",
     r"fastbn-.*/licenses/LICENSE.*",
     r"fastbn-.*/entry_points\.txt",
 ]
-UNWANTED = r"(^|/)(tests|bench|csrc|docs|examples)/|\.(cpp|hpp|o|a|cmake\.in|pyx|c)$"
+UNWANTED = r"(^|/)(tests|bench|csrc|docs|examples)/|\.(cpp|o|a|cmake\.in|pyx|c)$|^fastbn/(?!include/).*\.hpp$"
 
 
 @needs_wheel

@@ -6,11 +6,13 @@
  * Conventions
  *  - Every function that can fail returns a fbn_status. On anything but FBN_OK (and FBN_INTERRUPTED,
  *    which must be asked for) no output has been written and fbn_last_error() holds a message for the calling thread.
- *  - Descriptors begin with struct_size, to be set to sizeof(the struct). Zero every other field that
- *    is not used: zero is the default of all of them unless the field says otherwise.
+ *  - Descriptors and results begin with struct_size, to be set to sizeof(the struct). Zero every other field
+ *    that is not used: zero is the default of all of them unless the field says otherwise. A library that knows
+ *    fewer fields than the caller refuses those that are not zero (FBN_UNSUPPORTED). See ABI.md.
  *  - Tensors are dense, row-major, float32. Images are NHWC (channels last), convolution kernels HWIO
  *    (height, width, in / groups, out), dense kernels (in, out), as in Keras.
  *  - Outputs never overlap inputs unless a function says so.
+ *  - No exception leaves a function, and none may be thrown through one (by a host's callback).
  */
 #ifndef FASTBN_FASTBN_H
 #define FASTBN_FASTBN_H
@@ -34,6 +36,10 @@ extern "C" {
 #define FBN_VERSION_MINOR 1
 #define FBN_VERSION_PATCH 0
 
+/* The number of the binary interface: programs built against a header with the same number run with any later
+ * library that has it (ABI.md). fbn_abi() is the library's. */
+#define FBN_ABI 1
+
 /* ------------------------------------------------------------------ status */
 
 typedef enum fbn_status {
@@ -53,6 +59,7 @@ FBN_API const char* fbn_last_error(void);
 /* ----------------------------------------------------------------- runtime */
 
 FBN_API const char* fbn_version(void);
+FBN_API int32_t fbn_abi(void);
 
 /* Threads that a call uses when fbn_exec.num_threads is 0. The default honours OMP_NUM_THREADS, the
  * affinity mask and the cgroup quota; fbn_num_threads_reason() says in words which one decided. */
@@ -87,7 +94,10 @@ typedef struct fbn_exec {
   int32_t num_threads;           /* 0: fbn_get_num_threads() */
   fbn_parallel_for parallel_for; /* NULL: fastbn's own executor */
   void* parallel_for_host;
-  void* workspace; /* NULL: the library allocates; else at least the queried number of bytes, 64-aligned */
+  /* NULL: the library allocates, and keeps what it can for the next call of the thread. Else at least the queried
+   * number of bytes, 64-aligned: the call then allocates nothing. The query is that of the same descriptor and the
+   * same number of threads; a program's is that of the same function, max_batch and number of threads, for any n. */
+  void* workspace;
   size_t workspace_size;
   size_t* workspace_query; /* not NULL: validate, store the bytes needed here, compute nothing */
   /* Not NULL: asked on the calling thread, between tasks, about every 50 ms; anything but 0 ends the call
@@ -97,6 +107,9 @@ typedef struct fbn_exec {
 } fbn_exec;
 
 /* ------------------------------------------------------------- enumerations */
+
+/* Fields that a later library gives a meaning; zero until then. They keep the size of structs that lie in others. */
+#define FBN_RESERVED 4
 
 typedef enum fbn_dtype { FBN_FLOAT32 = 0, FBN_UINT8 = 1, FBN_INT32 = 2 } fbn_dtype;
 
@@ -133,6 +146,7 @@ typedef struct fbn_conv2d {
   int32_t activation;                      /* fbn_activation, not softmax */
   float alpha;
   int32_t algorithm; /* fbn_algorithm */
+  int64_t reserved[FBN_RESERVED];
 } fbn_conv2d;
 
 /* y[n,oy,ox,o] = act(bias[o] + sum_{ky,kx,c} x[n, oy*s+ky*d-pad, ox*s+kx*d-pad, c] kernel[ky,kx,c,o]) */
@@ -158,6 +172,7 @@ typedef struct fbn_dense {
   int64_t rows, in_features, out_features;
   int32_t activation; /* fbn_activation, not softmax */
   float alpha;
+  int64_t reserved[FBN_RESERVED];
 } fbn_dense;
 
 FBN_API fbn_status fbn_dense_forward(const fbn_dense* d, const float* x, const float* kernel,
@@ -175,6 +190,7 @@ typedef struct fbn_batch_norm {
   float alpha;
   int32_t has_residual; /* forward adds `residual` before the activation */
   int32_t frozen;       /* backward: mean and variance are constants (inference statistics) */
+  int64_t reserved[FBN_RESERVED];
 } fbn_batch_norm;
 
 /* y = act((x - mean) / sqrt(variance + epsilon) * gamma + beta + residual); mean and variance are those
@@ -222,6 +238,7 @@ typedef struct fbn_pool2d {
   int64_t stride_height, stride_width;
   int32_t padding; /* fbn_padding */
   int64_t pad_top, pad_bottom, pad_left, pad_right;
+  int64_t reserved[FBN_RESERVED];
 } fbn_pool2d;
 
 /* index: the place of the maximum inside its window, ky * pool_width + kx, the first in row-major order.
@@ -290,6 +307,7 @@ typedef struct fbn_optimizer {
   int32_t amsgrad;
   double epsilon;
   double weight_decay; /* decoupled: w -= w * weight_decay * learning_rate, before the update */
+  int64_t reserved[FBN_RESERVED];
 } fbn_optimizer;
 
 FBN_API int32_t fbn_optimizer_slot_count(const fbn_optimizer* d);
@@ -403,6 +421,7 @@ typedef struct fbn_program_options {
 } fbn_program_options;
 
 typedef struct fbn_step_result {
+  size_t struct_size;
   double loss;             /* mean over the samples of the call */
   int64_t samples;
   int64_t correct;         /* rows whose arg-max equals the label's */
@@ -436,7 +455,8 @@ FBN_API fbn_status fbn_program_predict(fbn_program* program, const void* x, cons
 FBN_API fbn_status fbn_program_node_output(fbn_program* program, int32_t node, const void* x,
                                            const int64_t* index, int64_t n, float* out, const fbn_exec* exec);
 
-/* Parameters are named "<layer>/kernel", "/bias", "/gamma", "/beta", "/moving_mean", "/moving_variance".
+/* Parameters have numbers, in the order of the graph's layers, and names: "<layer>/kernel", "/bias", "/gamma", "/beta",
+ * "/moving_mean", "/moving_variance".
  * what: "value", "gradient" (of the last step; needs keep_gradients) or an optimizer slot's name. */
 FBN_API int32_t fbn_program_parameter_count(const fbn_program* program);
 FBN_API const char* fbn_program_parameter_name(const fbn_program* program, int32_t parameter);
@@ -444,6 +464,12 @@ FBN_API fbn_status fbn_program_parameter_info(const fbn_program* program, int32_
                                               int64_t* shape, int32_t* trainable);
 FBN_API fbn_status fbn_program_get(const fbn_program* program, int32_t parameter, const char* what, float* out);
 FBN_API fbn_status fbn_program_set(fbn_program* program, int32_t parameter, const char* what, const float* in);
+FBN_API fbn_status fbn_program_find_parameter(const fbn_program* program, const char* name, int32_t* parameter);
+/* By name; `size` is the number of floats that the array holds, which must be the parameter's. */
+FBN_API fbn_status fbn_program_get_by_name(const fbn_program* program, const char* name, const char* what, float* out,
+                                           int64_t size);
+FBN_API fbn_status fbn_program_set_by_name(fbn_program* program, const char* name, const char* what, const float* in,
+                                           int64_t size);
 FBN_API int64_t fbn_program_get_iteration(const fbn_program* program);
 FBN_API fbn_status fbn_program_set_iteration(fbn_program* program, int64_t iteration);
 FBN_API double fbn_program_get_learning_rate(const fbn_program* program);

@@ -1,0 +1,3 @@
+# Compiled as C++.
+# distutils: language = c++
+include "perceptron.pxi"
