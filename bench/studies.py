@@ -1,7 +1,7 @@
 """What `fastbn study all` takes beside the same runs in Keras (JAX) and PyTorch, from a sample of its cells.
 
-    python bench/studies.py [--peers keras,torch] [--python keras=/path/to/python] [--epochs 3] [--only REGEX]
-                            [--json FILE]
+    python bench/studies.py [--libraries fastbn,keras,torch] [--python keras=/path/to/python] [--epochs 3]
+                            [--only REGEX] [--json FILE]
 
 Each library runs on two cores in two ways: one process with two threads, and two processes at once with one thread
 each, as `fastbn study --jobs 2` does; the way that finishes more cells counts. A sampled cell is warmed up by an epoch;
@@ -29,7 +29,7 @@ from fastbn.study._variants import Variant
 BENCH = Path(__file__).resolve().parent
 
 ROWS, SEEDS, EPOCHS, CORES = 60_000, 5, 10, 2
-STEPS = 200  # of a measured epoch, at most
+PART = 8_000, 240  # rows, and steps, of which a measured epoch has at least one
 
 #: Every batch size and optimizer, the shallowest and the deepest network, none to all batch-norms.
 GRADIENT = ("gradient",)
@@ -127,7 +127,7 @@ def measure(name: str, python: str, way: Way, sample: list[Variant], epochs: int
     workers = [Worker(name, python, list(cpus)) for cpus in way.processes]
     found = {}
     for variant in sample:
-        rows = min(ROWS, STEPS * variant.batch_size)
+        rows = min(ROWS, max(PART[0], PART[1] * variant.batch_size))
         for ask in (
             {"command": "prepare", "variant": variant.values(), "rows": rows},
             {"command": "run", "epochs": epochs},
@@ -144,7 +144,7 @@ def measure(name: str, python: str, way: Way, sample: list[Variant], epochs: int
 
 def table(results: dict[str, Any]) -> str:
     """Markdown: each sampled cell's epoch in every library, in its better way, and the whole of `study all`."""
-    names = list(results["libraries"])
+    names = [name for name in ("fastbn", "keras", "torch") if name in results["libraries"]]
     best = {
         name: {cell: min(way[cell] for way in found["ways"].values()) for cell in next(iter(found["ways"].values()))}
         for name, found in results["libraries"].items()
@@ -173,7 +173,7 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--peers", default="keras,torch")
+    parser.add_argument("--libraries", default="fastbn,keras,torch", help="which to measure")
     parser.add_argument("--python", action="append", default=[], metavar="LIBRARY=INTERPRETER")
     parser.add_argument("--epochs", type=int, default=3, help="measured epochs of a cell, the least of which counts")
     parser.add_argument("--only", default="", metavar="REGEX", help="cells of the sample whose label matches")
@@ -187,7 +187,7 @@ def main() -> None:
     if options.json is not None and options.json.is_file():
         results = json.loads(options.json.read_text())
     results["sample"] += [v.values() for v in sample if v.values() not in results["sample"]]
-    for name in ["fastbn", *filter(None, options.peers.split(","))]:
+    for name in options.libraries.split(","):
         found = results["libraries"].setdefault(name, {"ways": {}})
         for way in ways():
             version, seconds = measure(name, pythons.get(name, sys.executable), way, sample, options.epochs)

@@ -3,7 +3,7 @@
 From below: `_variants` and `_claims` make `_studies`; `_data`, `_probes`, `_machine` serve `_cell`, which trains one
 variant from one seed; `_store` keeps cells, `_runner` runs them in parallel, `_live` shows them; `_numbers` and
 `_verdicts` judge, `_outcome` holds what came out, `_run` does all this from a study's name. `_palette`, `_figures`,
-`_html` and `_report` draw and write it.
+`_html`, `_markdown` and `_report` draw and write it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["ARTICLE", "STUDIES", "Outcome", "run", "write_report"]
 
 
 def write_report(outcome: Outcome, out: str | Path) -> list[Path]:
-    """Write results.json, the figures and report.html into a folder and return their paths."""
+    """Write results.json, the figures, report.html and report.md into a folder and return their paths."""
     from fastbn.study._report import write
 
     return write(outcome, out)

@@ -1,11 +1,11 @@
-"""Writes what came out: results.json, the figures, report.html."""
+"""Writes what came out: results.json, the figures, report.html and report.md."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from fastbn.datasets._cache import whole_file
-from fastbn.study import _figures
+from fastbn.study import _figures, _markdown
 from fastbn.study._html import page
 from fastbn.study._outcome import Outcome, StudyOutcome
 from fastbn.study._panels import PANELS
@@ -41,4 +41,6 @@ def write(outcome: Outcome, out: str | Path) -> list[Path]:
             figures.setdefault(study.study.name, []).append((name, caption, svg))
     store.put("results.json", dumped(outcome.to_dict()) + "\n")
     store.put("report.html", page(outcome, figures))
-    return [store.folder / "results.json", store.folder / "figures", store.folder / "report.html"]
+    named = {study: [(name, caption) for name, caption, _ in found] for study, found in figures.items()}
+    store.put("report.md", _markdown.page(outcome, named))
+    return [store.folder / name for name in ("results.json", "figures", "report.html", "report.md")]

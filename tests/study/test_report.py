@@ -49,7 +49,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "20/20 accelerate: relu, no BN, seed 4:" in result.output
     table = result.output[result.output.index("ratio [95 %]") :]
     assert len(re.findall(r"(holds|does not hold|undecided) +[\d.e-]+ \[", table)) == 5
-    for name in ("results.json", "figures", "report.html"):
+    for name in ("results.json", "figures", "report.html", "report.md"):
         assert (tmp_path / "o" / name).exists()
         assert f"Written: {tmp_path / 'o' / name}" in result.output
     again = runner.invoke(app, arguments)
@@ -164,6 +164,16 @@ def test_the_page_is_whole_and_needs_nothing(studied: Studied) -> None:
     assert "prefers-color-scheme: dark" in text
     assert "@media print" in text
     assert _palette.INK not in text[text.index("<body>") :]  # lines and words take the page's colour
+
+
+def test_the_report_as_markdown(studied: Studied) -> None:
+    text = (studied[0] / "report.md").read_text()
+    for claim in study.STUDIES["momentum"].claims:
+        assert text.count(f"| {claim.text} | **") == 1
+    assert text.count("| momentum 0.9 | 5 | ") == 1
+    targets = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert len(targets) == 3
+    assert all((studied[0] / target).is_file() for target in targets)
 
 
 def test_figures_are_svg_and_png(studied: Studied) -> None:
