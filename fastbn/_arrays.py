@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
+
+from fastbn import _core
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 Float64: TypeAlias = npt.NDArray[np.float64]
@@ -146,6 +148,8 @@ def check_out(
 
     Of a DLPack producer, the array that shows its memory. Raises TypeError where it is neither, ValueError otherwise.
     """
+    if _core.fits_result(out, shape, dtype, (*inputs, *outputs)):  # what is left is in place, or refused with a reason
+        return cast("npt.NDArray[Any]", out)
     if not isinstance(out, np.ndarray) and not hasattr(out, "__dlpack__"):
         raise TypeError(f"{operation}: {name} must be a NumPy array. Received: {type(out).__name__}")
     target = view(operation, name, out)
@@ -158,9 +162,9 @@ def check_out(
     if not target.flags.writeable:
         raise ValueError(f"{operation}: {name} must be writable. Received: a read-only array")
     for array in inputs:
-        if not isinstance(array, np.ndarray) or not np.may_share_memory(target, array):  # the quick answer first
+        if not isinstance(array, np.ndarray) or (array is in_place and _same(target, array)):
             continue
-        if not (array is in_place and _same(target, array)) and _overlap(target, array):
+        if _overlap(target, array):
             raise ValueError(f"{operation}: {name} must not overlap an input. Received: arrays that share memory")
     if any(_overlap(target, array) for array in outputs):
         raise ValueError(f"{operation}: {name} must not overlap another output. Received: arrays that share memory")

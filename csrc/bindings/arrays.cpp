@@ -84,6 +84,40 @@ std::string shape_text(const Shape& shape) {
   return text;
 }
 
+namespace {
+
+// [begin, end) of the memory that holds an array's elements.
+std::pair<const char*, const char*> memory_of(const py::array& array) {
+  const char *begin = static_cast<const char*>(array.data()), *end = begin;
+  if (array.size() == 0) return {begin, end};
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) {
+    const py::ssize_t reach = (array.shape(i) - 1) * array.strides(i);
+    (reach < 0 ? begin : end) += reach;
+  }
+  return {begin, end + array.itemsize()};
+}
+
+}  // namespace
+
+bool fits_result(const py::object& object, const py::tuple& shape, const py::object& dtype,
+                 const py::sequence& others) {
+  if (!py::isinstance<py::array>(object)) return false;
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  constexpr int kWanted = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  if ((array.flags() & kWanted) != kWanted || !array.writeable()) return false;
+  if (!array.dtype().is(py::dtype::from_args(dtype))) return false;
+  if (static_cast<size_t>(array.ndim()) != shape.size()) return false;
+  for (size_t i = 0; i < shape.size(); ++i)
+    if (array.shape(static_cast<py::ssize_t>(i)) != shape[i].cast<py::ssize_t>()) return false;
+  const auto [begin, end] = memory_of(array);
+  for (const py::handle other : others) {
+    if (!py::isinstance<py::array>(other)) continue;
+    const auto [first, last] = memory_of(py::reinterpret_borrow<py::array>(other));
+    if (begin < last && first < end) return false;
+  }
+  return true;
+}
+
 void Operands::invalid(const std::string& rule, const std::string& received) const {
   raise(PyExc_ValueError, std::string(operation_) + ": " + rule + ". Received: " + received);
 }

@@ -61,6 +61,10 @@ struct View {
   }
 };
 
+// Whether `array` is one that a result of this shape and dtype can be computed into, and lies apart from all arrays
+// among `others` (by their ends: arrays that interleave count as overlapping).
+bool fits_result(const py::object& array, const py::tuple& shape, const py::object& dtype, const py::sequence& others);
+
 class Operands {
  public:
   explicit Operands(const char* operation) : operation_(operation) {}

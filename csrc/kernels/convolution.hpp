@@ -22,6 +22,24 @@ struct DepthwiseArgs {
   float alpha;
 };
 
+// A block of outputs with 3x3 taps, no dilation, stride s of 1 or 2: y[r * y_up + i * y_step + c], r in [0, rows), i in
+// [0, columns), is the chain over (u, v) of x[(r s + u) * x_up + (i s + v) * channels + c] w[(3 u + v) * channels + c],
+// and as above from there. Sources whose row r s + u lies outside [row_begin, row_end), or whose column i s + v lies
+// outside [column_begin, column_end), are padding: left out, and never read. x counts from `origin`, which need not be
+// inside.
+struct DepthwiseBlockArgs {
+  const float* x;
+  int64_t origin;
+  const float* w;
+  float* y;
+  int64_t rows, columns, channels, stride;
+  int64_t x_up, y_up, y_step;
+  int64_t row_begin, row_end, column_begin, column_end;
+  const float* bias;
+  int32_t activation;
+  float alpha;
+};
+
 // One row of the gradient: dw[u * dw_up + v * channels + c] goes on as a chain over i in order, x[i * x_step + u * x_up
 // + v * x_along + c] dy[i * channels + c].
 struct DepthwiseFilterArgs {
@@ -34,9 +52,26 @@ struct DepthwiseFilterArgs {
   int64_t x_up, x_along, dw_up;
 };
 
+// Rows of the gradient of 3x3 taps, no dilation, stride s of 1 or 2, for one column or more whose taps all lie inside:
+// dw[(3 u + v) * channels + c] goes on by x[(r s + u) * x_up + (i s + v) * channels + c] dy[r * dy_up + i * channels +
+// c], i in order and, for one i, r in [0, rows) in order; rows <= filter_rows. Source rows outside [row_begin, row_end)
+// are left out.
+struct DepthwiseFilterBlockArgs {
+  const float* x;
+  int64_t origin;
+  const float* dy;
+  float* dw;
+  int64_t rows, columns, channels, stride;
+  int64_t x_up, dy_up;
+  int64_t row_begin, row_end;
+};
+
 struct ConvolutionKernels {
   void (*depthwise_row)(const DepthwiseArgs& args);
+  void (*depthwise_block)(const DepthwiseBlockArgs& args);
   void (*depthwise_filter_row)(const DepthwiseFilterArgs& args);
+  void (*depthwise_filter_block)(const DepthwiseFilterBlockArgs& args);
+  int64_t filter_rows;
 };
 
 #ifdef FASTBN_ISA

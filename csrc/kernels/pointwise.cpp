@@ -173,11 +173,11 @@ __attribute__((noinline)) void dropout_part(const Dropout& d, uint64_t counter, 
   }
 }
 
-// Whole vectors from `begin` to `end` of blocks, multiples of kLanes.
+// Elements begin <= i < end of each block, by vectors.
 template <int Blocks>
 FASTBN_INLINE void dropout_vectors(const Dropout& d, uint64_t counter, int64_t begin, int64_t end, const float* x,
                                    float* y) {
-  uint16_t bits[Blocks * kBlock];
+  uint16_t bits[Blocks * kBlock + kLanes];  // the last vector may reach beyond the block
   philox_blocks<Blocks>(d.seed, counter, 0, bits);
   const vint limit = broadcast_int(d.upper);
   for (int b = 0; b < Blocks; ++b, counter += kBlockCounters, x += kBlock, y += kBlock) {
@@ -185,11 +185,14 @@ FASTBN_INLINE void dropout_vectors(const Dropout& d, uint64_t counter, int64_t b
       dropout_part(d, counter, begin, end, x, y);
       continue;
     }
+    const auto vector = [&](int64_t i, auto n) __attribute__((always_inline)) {
+      const vfloat v = load_n(x + i, n) * d.scale;
+      store_n(y + i, load_words(bits + b * kBlock + i) >= limit ? v : vfloat{}, n);
+    };
+    int64_t i = begin;
 #pragma GCC unroll 4
-    for (int64_t i = begin; i < end; i += kLanes) {
-      const vfloat v = load(x + i) * d.scale;
-      store(y + i, load_words(bits + b * kBlock + i) >= limit ? v : vfloat{});
-    }
+    for (; i + kLanes <= end; i += kLanes) vector(i, Constant<kLanes>{});
+    if (i < end) vector(i, end - i);
   }
 }
 
@@ -201,11 +204,7 @@ void dropout_row(int64_t columns, const Dropout& d, uint64_t number, const float
       dropout_vectors<4>(d, counter, 0, kBlock, x + c, y + c);
     if (c >= columns) break;
     const int64_t begin = c < 0 ? -c : 0, end = columns - c < kBlock ? columns - c : kBlock;
-    if (begin % kLanes == 0 && end % kLanes == 0) {
-      dropout_vectors<1>(d, counter, begin, end, x + c, y + c);
-    } else {
-      dropout_part(d, counter, begin, end, x + c, y + c);
-    }
+    dropout_vectors<1>(d, counter, begin, end, x + c, y + c);
   }
 }
 

@@ -110,6 +110,7 @@ struct Split {
   int64_t image_parts = 1, row_parts = 1, unit_parts = 1;
   Split(const Correlation& c, int64_t images_, double work, int lanes)
       : images(images_), rows(c.rows()), units(c.units()) {
+    lanes = worthwhile_lanes(lanes, work);
     const int64_t wanted = wanted_tasks(work, lanes, 4);
     if (c.packed_size() > kLargeWeights && units >= lanes) {  // every task should read its own weights only
       unit_parts = std::min<int64_t>(units, wanted_tasks(work, lanes, 2));

@@ -29,6 +29,12 @@ void for_columns(const Axis& axis, int64_t extent, Run run) {
   for (int64_t q = end; q < axis.count; ++q) run(q, 1, taps_inside(axis, q, extent));
 }
 
+// What the block kernels take: three taps side by side, at every source or every other one.
+bool takes_blocks(const Axis& y, const Axis& x) {
+  const auto three = [](const Axis& axis) { return axis.taps == 3 && axis.delta == 1; };
+  return three(y) && three(x) && y.stride == x.stride && y.stride <= 2;
+}
+
 }  // namespace
 
 bool is_depthwise(const Conv2dGeometry& g) {
@@ -79,10 +85,34 @@ void DepthwiseCorrelation::run(const float* source, const float* packed, const f
   a.bias = bias;
   a.activation = fused(activation);
   a.alpha = alpha;
+  const Axis rows = axis_y(0), columns = axis_x(0);
+  const bool blocks = phases_y == 1 && phases_x == 1 && takes_blocks(rows, columns);
   for (int64_t image = images.begin; image < images.end; ++image) {
     const float* from = source + image * height * pitch;
     float* image_to = to + image * to_height * to_pitch;
-    for (int64_t i = q.begin; i < q.end; ++i) {
+    if (blocks) {
+      DepthwiseBlockArgs block{};
+      block.x = from;
+      block.origin = (q.begin * rows.stride + rows.base) * pitch + columns.base * channels;
+      block.w = packed;
+      block.y = image_to + q.begin * to_pitch;
+      block.rows = q.size();
+      block.columns = columns.count;
+      block.channels = channels;
+      block.stride = rows.stride;
+      block.x_up = pitch;
+      block.y_up = to_pitch;
+      block.y_step = channels;
+      block.row_begin = -(q.begin * rows.stride + rows.base);
+      block.row_end = height + block.row_begin;
+      block.column_begin = -columns.base;
+      block.column_end = width - columns.base;
+      block.bias = bias;
+      block.activation = a.activation;
+      block.alpha = alpha;
+      kernels().convolution.depthwise_block(block);
+    }
+    for (int64_t i = q.begin; !blocks && i < q.end; ++i) {
       const float* phase = packed;
       for (int64_t py = 0; py < phases_y; ++py) {
         const Axis y = axis_y(py);
@@ -129,6 +159,7 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
   const int64_t channels = g.in_channels, pitch = g.width * channels;
   const Axis up = forward_axis(g.out_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top);
   const Axis along = forward_axis(g.out_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left);
+  const bool blocks = takes_blocks(up, along);
   if (fresh) std::fill_n(dkernel, g.kernel_size(), 0.0f);
   DepthwiseFilterArgs a{};
   a.channels = channels;
@@ -141,18 +172,41 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
     const float* from = x + image * g.in_size();
     const float* gradient = dy + image * g.out_size();
     std::fill_n(scratch, g.kernel_size(), 0.0f);
-    for (int64_t i = y0; i < std::min(g.out_height, y0 + band_rows()); ++i) {
+    const int64_t y1 = std::min(g.out_height, y0 + band_rows());
+    const auto row_part = [&](int64_t i, int64_t first, int64_t count, Range v) {
       const Range u = taps_inside(up, i, g.height);
-      if (u.size() <= 0) continue;
+      if (u.size() <= 0) return;
       a.taps_up = u.size();
+      a.x = from + (i * up.stride + up.base + u.begin * up.delta) * pitch +
+            (first * along.stride + along.base + v.begin * along.delta) * channels;
+      a.dy = gradient + (i * g.out_width + first) * channels;
+      a.dw = scratch + (u.begin * g.kernel_width + v.begin) * channels;
+      a.columns = count;
+      a.taps_along = v.size();
+      kernels().convolution.depthwise_filter_row(a);
+    };
+    const int64_t most = blocks ? kernels().convolution.filter_rows : 1;
+    for (int64_t i = y0; i < y1; i += most) {
+      const int64_t rows = std::min(most, y1 - i);
       for_columns(along, g.width, [&](int64_t first, int64_t count, Range v) {
-        a.x = from + (i * up.stride + up.base + u.begin * up.delta) * pitch +
-              (first * along.stride + along.base + v.begin * along.delta) * channels;
-        a.dy = gradient + (i * g.out_width + first) * channels;
-        a.dw = scratch + (u.begin * g.kernel_width + v.begin) * channels;
-        a.columns = count;
-        a.taps_along = v.size();
-        kernels().convolution.depthwise_filter_row(a);
+        if (!blocks || v.size() < 3) {
+          for (int64_t r = i; r < i + rows; ++r) row_part(r, first, count, v);
+          return;
+        }
+        DepthwiseFilterBlockArgs block{};
+        block.x = from;
+        block.origin = (i * up.stride + up.base) * pitch + (first * along.stride + along.base) * channels;
+        block.dy = gradient + (i * g.out_width + first) * channels;
+        block.dw = scratch;
+        block.columns = count;
+        block.rows = rows;
+        block.channels = channels;
+        block.stride = up.stride;
+        block.x_up = pitch;
+        block.dy_up = g.out_width * channels;
+        block.row_begin = -(i * up.stride + up.base);
+        block.row_end = g.height + block.row_begin;
+        kernels().convolution.depthwise_filter_block(block);
       });
     }
     for (int64_t j = 0; j < g.kernel_size(); ++j) dkernel[j] += scratch[j];

@@ -2,6 +2,7 @@
 #include "dense.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "checks.hpp"
 #include "kernels/kernel_table.hpp"
@@ -201,15 +202,27 @@ void validate(const char* operation, const fbn_dense* d) {
   checked_product(operation, {d->in_features, d->out_features});
 }
 
-// Tasks of one pass: a grid of column and row parts with about four tasks a lane, columns first, since every row part
-// packs its columns again.
+// Tasks of one pass: a grid of column and row parts, the one whose longest lane has least to do. Every row part packs
+// its columns again, which counts as two rows.
 struct Grid {
-  int64_t rows, columns, row_parts, column_parts, grain;
+  int64_t rows, columns, row_parts = 1, column_parts = 1, grain;
   Grid(int64_t rows_, int64_t columns_, int64_t grain_, double work, int lanes)
       : rows(rows_), columns(columns_), grain(grain_) {
+    lanes = worthwhile_lanes(lanes, work);
     const int64_t wanted = wanted_tasks(work, lanes, 4);
-    column_parts = std::min(wanted, std::max<int64_t>(1, columns / grain));
-    row_parts = std::clamp<int64_t>(rows / 64, 1, std::max<int64_t>(1, wanted / column_parts));
+    const int64_t most_columns = std::clamp<int64_t>(columns / grain, 1, wanted);
+    double least = std::numeric_limits<double>::infinity();
+    for (int64_t c = 1; c <= most_columns; ++c) {
+      const int64_t most_rows = std::clamp<int64_t>(rows / 64, 1, wanted / c);
+      for (int64_t r = 1; r <= most_rows; ++r) {
+        const int64_t share = (c * r + lanes - 1) / lanes, width = round_up((columns + c - 1) / c, grain);
+        const double longest = double(share) * double(width) * double((rows + r - 1) / r + 2);
+        if (longest > least) continue;
+        least = longest;
+        column_parts = c;
+        row_parts = r;
+      }
+    }
   }
   int64_t tasks() const { return row_parts * column_parts; }
   int64_t widest() const { return round_up(columns, grain) / column_parts + grain; }

@@ -63,7 +63,7 @@ namespace {
 
 // Bytes moved, or the operations of a transcendental, whichever is more: the executor's measure of work.
 double activation_work(int32_t activation, int64_t size) {
-  return static_cast<double>(size) * (activation >= FBN_SIGMOID ? 30 : 12);
+  return static_cast<double>(size) * (activation >= FBN_SIGMOID ? 30 : 8);
 }
 
 // Runs body(m, offset) over rows (softmax) or over flat parts of the matrix.
