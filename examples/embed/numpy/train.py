@@ -62,8 +62,9 @@ class Network:
 
 def main() -> None:
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((BATCH, SIZE, SIZE, 3), np.float32)
     labels = rng.integers(0, CLASSES, BATCH, np.int32)
+    x = rng.standard_normal((BATCH, SIZE, SIZE, 3), np.float32)
+    x += rng.standard_normal((CLASSES, 1, 1, 3), np.float32)[labels]  # every class has its own colour
     network = Network(rng)
 
     # The largest temporary memory that a call of a step wants; any call may use it.
