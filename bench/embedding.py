@@ -3,8 +3,8 @@
     python bench/embedding.py [--jax examples/embed/jax] [--seconds 0.3]
 
 Microseconds of a call so small that its kernel takes next to nothing, least of many blocks of calls, one thread.
-Copies: the operands that the kernels did not read, or results that they did not write, where the host has them.
-`--jax`: a copy of examples/embed/jax that was built.
+Copies: operands that the kernels did not read, or results that they did not write, where the host has them; looked up
+for convolutions in PyTorch, for the others as tests/embedding finds it. `--jax`: a copy of examples/embed/jax, built.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A training step of ResNet-18 on 32x32 images in PyTorch, through fastbn.torch and alone: the ratio of the times.
 
-    python bench/torch_training.py [--pairs 5] [--batch 128] [--width 64] [--steps 2] [--threads 2]
+    python bench/torch_training.py [--pairs 5] [--batch 128] [--width 64] [--steps 1] [--threads 2]
 
 Two processes, one with `fastbn.torch.optimize(model)`, one with the model in PyTorch's channels_last format, take
 turns; each turn is `--steps` steps (zero_grad, forward, cross-entropy, backward, fused SGD with momentum). A pair's
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--worker", choices=("fastbn", "torch"), help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -26,7 +26,7 @@ class Changes:
         for _, kind in self.replaced:
             kinds[kind] = kinds.get(kind, 0) + 1
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing"
-        lines = [f"replaced: {counts}", f"fused: {len(self.fused)} chains"]
+        lines = [f"replaced: {counts}", f"fused: {len(self.fused)} chain{'s' if len(self.fused) != 1 else ''}"]
         lines += [f"  {text}" for text in self.fused]
         lines += [f"left as it was: {name}: {why}" for name, why in self.left]
         return "\n".join(lines)

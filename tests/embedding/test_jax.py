@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness.consumers import tool
+from harness.consumers import blocks, tool
 
 jax = pytest.importorskip("jax", reason="JAX is not installed (it is in the test extra)")
 if not hasattr(jax, "ffi"):
@@ -109,5 +109,6 @@ def test_consumer(environment, consumer):
     environment.run(cmake, "-B", "build", f"-DPython_EXECUTABLE={environment.python}", cwd=folder)
     environment.run(cmake, "--build", "build", cwd=folder)
     assert "all within 1e-5" in environment.run(environment.python, "-c", CHECKS, cwd=folder)
+    environment.run(environment.python, "-c", blocks("embedding_jax.md"), cwd=folder)
     out = environment.run(environment.python, "train.py", cwd=folder)
     assert "largest difference of the losses" in out

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch", "2.4", reason="PyTorch 2.4 or later is not installed (the torch extra)")
+from harness.consumers import ROOT, blocks  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
@@ -531,7 +532,13 @@ def test_a_residual_of_another_shape():
     agree(model, plain, 4, 3, 5, 5)
 
 
-# ------------------------------------------------------------------------------------------------ versions, consumers
+# ------------------------------------------------------------------------------------- versions, the page, consumers
+
+
+def test_page(capsys):
+    exec(blocks("embedding_pytorch.md"), {})
+    shown = (ROOT / "docs" / "embedding_pytorch.md").read_text()
+    assert f"```text\n{capsys.readouterr().out}```\n" in shown
 
 
 def test_another_version(tmp_path):

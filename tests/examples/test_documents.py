@@ -35,7 +35,15 @@ def test_python_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_pages_with_python() -> None:
-    with_python = ["README.md", "data.md", "explain.md", "models.md", "operators.md", "program.md"]
+    with_python = [
+        "README.md",
+        "data.md",
+        "embedding_numpy.md",
+        "explain.md",
+        "models.md",
+        "operators.md",
+        "program.md",
+    ]
     assert [page.name for page in PAGES if _blocks(page)] == with_python
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,11 @@ def from_index(folder: Path, wheel: Path) -> Environment:
     environment = Environment(folder)
     environment.run(environment.python, "-m", "pip", "install", wheel, "cython", "setuptools", cwd=folder)
     return environment
+
+
+def blocks(page: str) -> str:
+    """The Python of a page of docs/ that needs more than fastbn: its ```py blocks, one after another."""
+    return "\n".join(re.findall(r"^```py\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL))
 
 
 def copy_of(example: str, folder: Path) -> Path:

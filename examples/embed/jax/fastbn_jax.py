@@ -1,14 +1,13 @@
 """fastbn's conv2d, dense layer and fused batch-norm as JAX functions with derivatives; they work under jit.
 
 Images are (batch, height, width, channels), kernels (height, width, in / groups, out) and (in, out). The library that
-`adapters.cpp` is compiled to lies in build/ beside this file, or where FASTBN_JAX_LIBRARY says.
+`adapters.cpp` is compiled to lies in build/ beside this file.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from pathlib import Path
 
 import jax
@@ -17,8 +16,7 @@ import numpy as np
 
 ACTIVATIONS = {None: 0, "relu": 1, "sigmoid": 3, "tanh": 4}  # fbn_activation in fastbn.h
 
-_default = Path(__file__).resolve().parent / "build" / "libfastbn_jax.so"
-_library = ctypes.CDLL(os.environ.get("FASTBN_JAX_LIBRARY", str(_default)))
+_library = ctypes.CDLL(str(Path(__file__).resolve().parent / "build" / "libfastbn_jax.so"))
 for _operator in ("conv2d", "dense", "batch_norm"):
     for _direction in ("forward", "backward"):
         _name = f"fastbn_{_operator}_{_direction}"
