@@ -622,3 +622,9 @@ def _conv2d_batch_norm_gradient(ctx: Any, dy: Tensor, *_: Any) -> tuple[MaybeTen
 
 
 conv2d_batch_norm.register_autograd(_conv2d_batch_norm_gradient, setup_context=_conv2d_batch_norm_context)
+
+
+# Inside torch.autocast the kernels still compute in float32: inputs of other types are converted.
+for _operator in (conv2d, linear, batch_norm, batch_norm_inference, conv2d_batch_norm):
+    if hasattr(_operator, "register_autocast"):  # not in the oldest versions, where such inputs are refused
+        _operator.register_autocast("cpu", torch.float32)

@@ -237,6 +237,53 @@ def test_opcheck():
     )
 
 
+def test_compiled():
+    """torch.compile carries the operators as calls of one graph: the same bits."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
+    fbt.optimize(model)
+    made = copy.deepcopy(model)
+    x = torch.randn(4, 3, 6, 6)
+    for step in range(2):
+        results = [call(x) for call in (model, torch.compile(made, backend="aot_eager", fullgraph=True))]
+        for y in results:
+            y.square().sum().backward()
+        assert torch.equal(*results), step
+    for p, q in zip(model.parameters(), made.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
+    for p, q in zip(model.buffers(), made.buffers(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_autocast():
+    """float32 inside, whatever came in; the gradient has the type of what came in."""
+    first, ours = nn.Linear(6, 12), fbt.Linear(12, 5)
+    x = torch.randn(3, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = first(x)
+        assert half.dtype == torch.bfloat16
+        y = ours(half)
+        fused = fbt.FusedConvBNReLU2d(3, 4, 1)(half.reshape(3, 3, 2, 2))
+    assert y.dtype == fused.dtype == torch.float32
+    assert torch.equal(y, ours(half.float()))
+    (y.sum() + fused.sum()).backward()
+    assert first.weight.grad.abs().sum() > 0
+
+
+def test_second_derivatives_are_refused():
+    x = images(2, 3, 5, 5, grad=True)
+    for module in (fbt.Conv2d(3, 4, 3), fbt.BatchNorm2d(3), fbt.FusedConvBNReLU2d(3, 4, 3)):
+        (gradient,) = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="no autograd formula was registered"):
+            gradient.sum().backward()
+
+
+def test_without_pytorch():
+    code = "import sys; sys.modules['torch'] = None; import fastbn; print(fastbn.__version__); import fastbn.torch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == _core.version()
+    assert "ImportError: fastbn.torch: PyTorch 2.4 or later must be installed" in done.stderr
+
+
 def test_errors():
     x, w = images(2, 4, 7, 7), torch.randn(6, 4, 3, 3)
     conv = fbt.Conv2d(4, 6, 3)
