@@ -15,6 +15,7 @@
 #include <string>
 #include <type_traits>
 
+#include "status.hpp"
 #include "verbose.hpp"
 
 namespace fastbn {
@@ -60,7 +61,7 @@ Exec resolve_exec(const char* operation, const fbn_exec* exec);
 template <class Describe>
 Exec resolve_exec(const char* operation, const fbn_exec* exec, Describe&& describe) {
   Exec result = resolve_exec(operation, exec);
-  if (verbose() && result.workspace_query == nullptr) result.description = operation + (" " + describe());
+  if (verbose() && result.workspace_query == nullptr) result.description = concatenate(operation, " ", describe());
   return result;
 }
 

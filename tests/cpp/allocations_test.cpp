@@ -105,8 +105,8 @@ struct Operators {
   }
 
   Operators() {
-    for (const fbn_conv2d d : {conv(3, 8, 1, FBN_RELU), conv(32, 32, 1, FBN_RELU), conv(32, 32, 32, FBN_LINEAR),
-                               conv(32, 32, 2, FBN_SIGMOID)}) {
+    for (const fbn_conv2d& d : {conv(3, 8, 1, FBN_RELU), conv(32, 32, 1, FBN_RELU), conv(32, 32, 32, FBN_LINEAR),
+                                conv(32, 32, 2, FBN_SIGMOID)}) {
       calls.emplace_back("conv2d_forward", [this, d](const fbn_exec* e) {
         return fbn_conv2d_forward(&d, a.data(), b.data(), c.data(), out.data(), e);
       });
@@ -218,7 +218,9 @@ struct Operators {
 // Before anything else has run on one thread, so that no memory kept from other calls can help.
 void test_operators(int32_t threads) {
   Operators operators;
-  for (const auto& [name, call] : operators.calls) {
+  for (const auto& entry : operators.calls) {
+    const auto& name = entry.first;
+    const auto& call = entry.second;
     size_t needed = 0;
     fbn_exec exec = described<fbn_exec>();
     exec.num_threads = threads;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import shutil
 import sys
@@ -56,10 +57,12 @@ for part, images, labels in (("train", x[:1500], y[:1500]), ("t10k", test_x[:300
 """
 
 
-def build(environment: Environment, folder: Path, *options: str) -> Path:
-    strict = "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wpedantic -Wshadow -Werror"
-    environment.run(tool("cmake"), "-B", "build", strict, *options, cwd=folder)
-    environment.run(tool("cmake"), "--build", "build", cwd=folder)
+STRICT = "-Wall -Wextra -Wpedantic -Wshadow -Werror"
+
+
+def build(environment: Environment, folder: Path, *options: str, flags: str = STRICT) -> Path:
+    environment.run(tool("cmake"), "-B", "build", f"-DCMAKE_CXX_FLAGS={flags}", *options, cwd=folder)
+    environment.run(tool("cmake"), "--build", "build", "--parallel", "2", cwd=folder)
     return folder / "build"
 
 
@@ -118,6 +121,15 @@ def test_without_exceptions(environment, built, tmp_path):
     assert lines[2] == "1 dense_forward: y must hold 4 values. Received: 3"
 
 
+def test_every_wrapper_gives_what_the_c_interface_gives(environment, tmp_path):
+    pkgconfig = {"PKG_CONFIG_PATH": environment.fastbn("--pkgconfigdir")}
+    flags = environment.run(tool("pkg-config"), "--cflags", "--libs", "fastbn", cwd=tmp_path, **pkgconfig).split()
+    source = Path(__file__).with_name("operators.cpp")
+    warnings = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
+    environment.run(tool("c++"), "-std=c++17", *warnings, source, *flags, "-o", "operators", cwd=tmp_path)
+    assert environment.run(tmp_path / "operators", cwd=tmp_path) == "passed\n"
+
+
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])
 @pytest.mark.parametrize("standard", ["c++17", "c++20"])
 def test_the_header_compiles(environment, compiler, standard, tmp_path):
@@ -136,8 +148,14 @@ def test_from_sources_and_after_an_install_that_was_moved(tmp_path):
     launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
     cmake = tool("cmake")
     environment = Environment(Path(sys.prefix))
-    program = build(environment, folder, f"-DFASTBN_SOURCES={ROOT}", *launcher)
+    # The flags of the project around it are not for fastbn: neither its warnings nor its arithmetic.
+    program = build(environment, folder, f"-DFASTBN_SOURCES={ROOT}", *launcher, flags=f"{STRICT} -ffast-math")
     first = run(program / "no_exceptions", cwd=folder)
+    commands = [entry["command"] for entry in json.loads((program / "compile_commands.json").read_text())]
+    ours = [command for command in commands if str(ROOT / "csrc") in command.partition(" -c ")[2]]
+    assert len(ours) > 50
+    for command in ours:
+        assert command.rindex("-fno-fast-math") > command.rindex("-ffast-math")
 
     run(cmake, "--install", "build", "--prefix", tmp_path / "installed", cwd=folder)
     shutil.rmtree(folder)

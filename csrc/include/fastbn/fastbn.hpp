@@ -295,6 +295,13 @@ inline Result conv2d_forward(const Conv2d& d, Span<const float> x, Span<const fl
           .then([&] { return fbn_conv2d_forward(&d, x.data(), kernel.data(), bias.data(), y.data(), &exec); }));
 }
 
+// The kernel that a pass of this shape gets.
+inline Value<std::string> conv2d_algorithm(const Conv2d& d, fbn_conv2d_pass pass) {
+  const char* name = "";
+  const fbn_status status = detail::called(fbn_conv2d_algorithm(&d, pass, &name, nullptr, 0));
+  return detail::finish(status, std::string(name));
+}
+
 inline Result conv2d_backward(const Conv2d& d, Span<const float> dy, Span<const float> x, Span<const float> kernel,
                               Span<const float> y, Span<float> dx, Span<float> dkernel, Span<float> dbias,
                               const Exec& exec = {}) {
@@ -397,6 +404,96 @@ inline Result batch_norm_inference(const BatchNorm& d, Span<const float> x, Span
                             .then([&] {
                               return fbn_batch_norm_inference(&d, x.data(), gamma.data(), beta.data(), mean.data(),
                                                               variance.data(), residual.data(), y.data(), &exec);
+                            }));
+}
+
+// Split-phase statistics: shards of a batch, merged in the order given. `total_rows`: of all shards (0: those of d).
+inline Value<int64_t> batch_norm_chunk_rows(int64_t total_rows, int64_t channels) {
+  int64_t rows = 0;
+  const fbn_status status = detail::called(fbn_batch_norm_chunk_rows(total_rows, channels, &rows));
+  return detail::finish(status, rows);
+}
+
+inline Result batch_norm_partial(const BatchNorm& d, Span<const float> x, int64_t total_rows, Span<double> mean,
+                                 Span<double> m2, const Exec& exec = {}) {
+  return detail::finish(
+      detail::Sizes("batch_norm_partial")
+          .is("x", x, d.size())
+          .is("mean", mean, d.channels)
+          .is("m2", m2, d.channels)
+          .then([&] { return fbn_batch_norm_partial(&d, x.data(), total_rows, mean.data(), m2.data(), &exec); }));
+}
+
+inline Result batch_norm_merge(int64_t channels, Span<const int64_t> counts, Span<const double> means,
+                               Span<const double> m2s, Span<double> mean, Span<double> variance) {
+  const int64_t shards = static_cast<int64_t>(counts.size());
+  return detail::finish(detail::Sizes("batch_norm_merge")
+                            .is("means", means, shards * channels)
+                            .is("m2s", m2s, shards * channels)
+                            .is("mean", mean, channels)
+                            .is("variance", variance, channels)
+                            .then([&] {
+                              return fbn_batch_norm_merge(shards, channels, counts.data(), means.data(), m2s.data(),
+                                                          mean.data(), variance.data());
+                            }));
+}
+
+inline Result batch_norm_backward_partial(const BatchNorm& d, Span<const float> dy, Span<const float> x,
+                                          Span<const float> gamma, Span<const float> beta, Span<const double> mean,
+                                          Span<const double> variance, Span<const float> y, int64_t total_rows,
+                                          Span<double> sum_dy, Span<double> sum_dy_xc, const Exec& exec = {}) {
+  return detail::finish(detail::Sizes("batch_norm_backward_partial")
+                            .is("dy", dy, d.size())
+                            .is("x", x, d.size())
+                            .is_or_empty("gamma", gamma, d.channels)
+                            .is_or_empty("beta", beta, d.channels)
+                            .is("mean", mean, d.channels)
+                            .is("variance", variance, d.channels)
+                            .is_or_empty("y", y, d.size())
+                            .is("sum_dy", sum_dy, d.channels)
+                            .is("sum_dy_xc", sum_dy_xc, d.channels)
+                            .then([&] {
+                              return fbn_batch_norm_backward_partial(&d, dy.data(), x.data(), gamma.data(), beta.data(),
+                                                                     mean.data(), variance.data(), y.data(), total_rows,
+                                                                     sum_dy.data(), sum_dy_xc.data(), &exec);
+                            }));
+}
+
+inline Result batch_norm_backward_merge(int64_t shards, int64_t channels, Span<const double> sums_dy,
+                                        Span<const double> sums_dy_xc, Span<double> sum_dy, Span<double> sum_dy_xc) {
+  return detail::finish(detail::Sizes("batch_norm_backward_merge")
+                            .is("sums_dy", sums_dy, shards * channels)
+                            .is("sums_dy_xc", sums_dy_xc, shards * channels)
+                            .is("sum_dy", sum_dy, channels)
+                            .is("sum_dy_xc", sum_dy_xc, channels)
+                            .then([&] {
+                              return fbn_batch_norm_backward_merge(shards, channels, sums_dy.data(), sums_dy_xc.data(),
+                                                                   sum_dy.data(), sum_dy_xc.data());
+                            }));
+}
+
+inline Result batch_norm_backward_apply(const BatchNorm& d, Span<const float> dy, Span<const float> x,
+                                        Span<const float> gamma, Span<const float> beta, Span<const double> mean,
+                                        Span<const double> variance, Span<const float> y, Span<const double> sum_dy,
+                                        Span<const double> sum_dy_xc, int64_t total_rows, Span<float> dx,
+                                        Span<float> dresidual, const Exec& exec = {}) {
+  return detail::finish(detail::Sizes("batch_norm_backward_apply")
+                            .is("dy", dy, d.size())
+                            .is("x", x, d.size())
+                            .is_or_empty("gamma", gamma, d.channels)
+                            .is_or_empty("beta", beta, d.channels)
+                            .is("mean", mean, d.channels)
+                            .is("variance", variance, d.channels)
+                            .is_or_empty("y", y, d.size())
+                            .is("sum_dy", sum_dy, d.channels)
+                            .is("sum_dy_xc", sum_dy_xc, d.channels)
+                            .is_or_empty("dx", dx, d.size())
+                            .is_or_empty("dresidual", dresidual, d.size())
+                            .then([&] {
+                              return fbn_batch_norm_backward_apply(&d, dy.data(), x.data(), gamma.data(), beta.data(),
+                                                                   mean.data(), variance.data(), y.data(),
+                                                                   sum_dy.data(), sum_dy_xc.data(), total_rows,
+                                                                   dx.data(), dresidual.data(), &exec);
                             }));
 }
 
