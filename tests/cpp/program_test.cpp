@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "check.hpp"
@@ -116,6 +117,21 @@ void test_workspace(int32_t threads) {
   CHECK(results[0].samples == kBatch && results[0].loss == results[1].loss);
 }
 
+// The text of a failure is the thread's own.
+void test_errors_of_threads() {
+  int32_t rank = 0;
+  CHECK(fbn_graph_shape(nullptr, 0, &rank, nullptr) == FBN_INVALID_VALUE);
+  const std::string before = fbn_last_error();
+  std::string in_thread = "none";
+  std::thread([&] {
+    in_thread = fbn_last_error();
+    CHECK(fbn_set_num_threads(-1) == FBN_INVALID_VALUE);
+    in_thread += fbn_last_error();
+  }).join();
+  CHECK(in_thread.find("fbn_set_num_threads: ") == 0);  // nothing of ours in front
+  CHECK(before == fbn_last_error() && before.find("graph_shape: ") == 0);
+}
+
 // What a caller compiled against another header hands over.
 void test_struct_sizes() {
   fbn_program* program = networks::dense_program();
@@ -184,5 +200,6 @@ int main() {
   test_parameters_by_name();
   for (const int32_t threads : {1, 3}) test_workspace(threads);
   test_struct_sizes();
+  test_errors_of_threads();
   return check::report("program_test");
 }

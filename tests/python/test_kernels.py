@@ -39,6 +39,13 @@ def test_every_function_of_the_header_can_be_cimported():
     assert {name for name in kernels.__pyx_capi__ if name.startswith("fbn_")} == declared()
 
 
+def test_every_operator_of_ops_has_a_function_in_the_header():
+    updates = {"sgd_update", "rmsprop_update", "adam_update"}
+    wanted = {f"fbn_{name}" for name in ops.__all__ if name not in updates} | {"fbn_optimizer_update"}
+    assert len(wanted) > 25
+    assert wanted <= declared()
+
+
 def test_every_memoryview_function_can_be_cimported():
     views = {name for name in dir(kernels) if not name.startswith("_") and callable(getattr(kernels, name))}
     assert len(views) > 15
