@@ -50,8 +50,8 @@ def test_cython(environment, tmp_path):
 def test_the_table_names_every_way():
     """One row a way, each with its figure."""
     rows = [line.split("|")[1:-1] for line in PAGE.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) >= 8
+    assert len(rows) >= 11
     for way, needs, microseconds, copies in rows:
-        assert re.fullmatch(r" [\d.]+ ", microseconds), way
+        assert re.match(r" \d+(\.\d+)?\b", microseconds), way
         assert needs.strip()
         assert copies.strip()
