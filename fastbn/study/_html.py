@@ -19,7 +19,7 @@ def page(outcome: Outcome, figures: dict[str, list[tuple[str, str, str]]]) -> st
     """The whole page. figures: study -> (name, caption, SVG) of each."""
     names = ", ".join(study.study.name for study in outcome.studies)
     body = [
-        f"<h1>Batch-norm, {outcome.seeds} seeds: {escape(names)}</h1>",
+        f"<h1>Batch-norm, {outcome.seeds} seed{'s' * (outcome.seeds != 1)}: {escape(names)}</h1>",
         f"<p class=lead>An article's claims about batch-norm, each from {outcome.seeds} "
         f"run{'s' * (outcome.seeds != 1)} of {outcome.epochs} epoch{'s' * (outcome.epochs != 1)} a variant on "
         f"{escape(outcome.note)}.</p>",

@@ -12,7 +12,7 @@ def page(outcome: Outcome, figures: dict[str, list[tuple[str, str]]]) -> str:
     """The whole text. figures: study -> (name, caption) of each, in `figures/`."""
     names = ", ".join(study.study.name for study in outcome.studies)
     parts = [
-        f"# Batch-norm, {outcome.seeds} seeds: {names}",
+        f"# Batch-norm, {outcome.seeds} seed{'s' * (outcome.seeds != 1)}: {names}",
         f"`{outcome.command}`: {len(outcome.cells)} runs of at most {outcome.epochs} epochs on {outcome.note}. "
         "The whole, with intervals drawn, is in report.html; every epoch in results.json.",
     ]

@@ -98,7 +98,7 @@ def test_every_variant_of_the_reference_is_studied() -> None:
 def test_the_committed_results() -> None:
     """The runs behind docs/studies do not differ from Keras' in any variant."""
     ours = final_losses(json.loads(RESULTS.read_text())["cells"])
-    assert min(len(losses) for losses in ours.values()) >= 5
+    assert set(reference()) <= {name for name, losses in ours.items() if len(losses) >= 5}
     assert different(ours, reference()) == {}
 
 
