@@ -106,6 +106,7 @@ def test_mnist_gives_the_weights_of_a_model(environment, built, tmp_path):
         data = gzip.decompress(packed.read_bytes()) if packed.is_file() else (source / name).read_bytes()
         (tmp_path / name).write_bytes(data)
     said = assert_same_weights(environment, built / "train_mnist", tmp_path, tmp_path, epochs=1)
+    print(said)  # shown by -s
     assert float(said.split()[-1]) > 0.97
 
 
