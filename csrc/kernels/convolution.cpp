@@ -271,13 +271,13 @@ struct Window {
 template <int Stride, int Rows, bool Whole, int Oldest, int First>
 FASTBN_INLINE void read_columns(const DepthwiseFilterBlockArgs& g, unsigned up, int64_t at, int64_t lanes,
                                 Window<Stride, Rows>& window) {
-  FASTBN_UNROLL
-  for (int row = 0; row < reach(Stride, Rows); ++row) {
-    if ((up >> row & 1) == 0) continue;
-    FASTBN_UNROLL
-    for (int v = First; v < 3; ++v)
-      window.column[(Oldest + v) % 3][row] = load_channels<Whole>(g.x + (at + row * g.x_up + v * g.channels), lanes);
-  }
+  for_each_constant<reach(Stride, Rows)>([&](auto row) __attribute__((always_inline)) {
+    if ((up >> row.value & 1) == 0) return;
+    for_each_constant<3, First>([&](auto v) __attribute__((always_inline)) {
+      const float* p = g.x + (at + row.value * g.x_up + v.value * g.channels);
+      window.column[(Oldest + v.value) % 3][row.value] = load_channels<Whole>(p, lanes);
+    });
+  });
 }
 
 template <int Stride, int Rows, bool Whole, int Oldest>
@@ -339,7 +339,7 @@ FASTBN_INLINE void filter_rows(const DepthwiseFilterBlockArgs& g) {
       });
 }
 
-constexpr int kFilterRows = kManyRegisters ? 2 : 1;
+constexpr int kFilterRows = kManyRegisters ? 2 : 0;  // sixteen registers do not hold nine sums and a window
 
 template <int Stride>
 void filter_blocks(const DepthwiseFilterBlockArgs& g) {
@@ -351,7 +351,7 @@ void filter_blocks(const DepthwiseFilterBlockArgs& g) {
 }
 
 void depthwise_filter_block(const DepthwiseFilterBlockArgs& g) {
-  g.stride == 1 ? filter_blocks<1>(g) : filter_blocks<2>(g);
+  if constexpr (kFilterRows > 0) g.stride == 1 ? filter_blocks<1>(g) : filter_blocks<2>(g);
 }
 
 }  // namespace

@@ -71,7 +71,7 @@ struct ConvolutionKernels {
   void (*depthwise_block)(const DepthwiseBlockArgs& args);
   void (*depthwise_filter_row)(const DepthwiseFilterArgs& args);
   void (*depthwise_filter_block)(const DepthwiseFilterBlockArgs& args);
-  int64_t filter_rows;
+  int64_t filter_rows;  // 0: no blocks, rows one by one are faster
 };
 
 #ifdef FASTBN_ISA

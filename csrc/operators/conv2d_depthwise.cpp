@@ -85,28 +85,28 @@ void DepthwiseCorrelation::run(const float* source, const float* packed, const f
   a.bias = bias;
   a.activation = fused(activation);
   a.alpha = alpha;
-  const Axis rows = axis_y(0), columns = axis_x(0);
-  const bool blocks = phases_y == 1 && phases_x == 1 && takes_blocks(rows, columns);
+  const Axis first_y = axis_y(0), first_x = axis_x(0);
+  const bool blocks = phases_y == 1 && phases_x == 1 && takes_blocks(first_y, first_x);
   for (int64_t image = images.begin; image < images.end; ++image) {
     const float* from = source + image * height * pitch;
     float* image_to = to + image * to_height * to_pitch;
     if (blocks) {
       DepthwiseBlockArgs block{};
       block.x = from;
-      block.origin = (q.begin * rows.stride + rows.base) * pitch + columns.base * channels;
+      block.origin = (q.begin * first_y.stride + first_y.base) * pitch + first_x.base * channels;
       block.w = packed;
       block.y = image_to + q.begin * to_pitch;
       block.rows = q.size();
-      block.columns = columns.count;
+      block.columns = first_x.count;
       block.channels = channels;
-      block.stride = rows.stride;
+      block.stride = first_y.stride;
       block.x_up = pitch;
       block.y_up = to_pitch;
       block.y_step = channels;
-      block.row_begin = -(q.begin * rows.stride + rows.base);
+      block.row_begin = -(q.begin * first_y.stride + first_y.base);
       block.row_end = height + block.row_begin;
-      block.column_begin = -columns.base;
-      block.column_end = width - columns.base;
+      block.column_begin = -first_x.base;
+      block.column_end = width - first_x.base;
       block.bias = bias;
       block.activation = a.activation;
       block.alpha = alpha;
@@ -159,7 +159,8 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
   const int64_t channels = g.in_channels, pitch = g.width * channels;
   const Axis up = forward_axis(g.out_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top);
   const Axis along = forward_axis(g.out_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left);
-  const bool blocks = takes_blocks(up, along);
+  const int64_t most = kernels().convolution.filter_rows;
+  const bool blocks = most > 0 && takes_blocks(up, along);
   if (fresh) std::fill_n(dkernel, g.kernel_size(), 0.0f);
   DepthwiseFilterArgs a{};
   a.channels = channels;
@@ -185,9 +186,9 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
       a.taps_along = v.size();
       kernels().convolution.depthwise_filter_row(a);
     };
-    const int64_t most = blocks ? kernels().convolution.filter_rows : 1;
-    for (int64_t i = y0; i < y1; i += most) {
-      const int64_t rows = std::min(most, y1 - i);
+    const int64_t step = blocks ? most : 1;
+    for (int64_t i = y0; i < y1; i += step) {
+      const int64_t rows = std::min(step, y1 - i);
       for_columns(along, g.width, [&](int64_t first, int64_t count, Range v) {
         if (!blocks || v.size() < 3) {
           for (int64_t r = i; r < i + rows; ++r) row_part(r, first, count, v);
