@@ -31,9 +31,11 @@
 namespace fastbn {
 namespace {
 
-// A lane is opened only for as much work as this each. Measured on two cores whose team is awake: y = relu(x) over
-// 262,144 bytes takes 3.2 us on one lane and 3.5 us on two, over twice as many 4.6 and 4.0 us; a dense product of
-// 627,200 operations 8.0 and 7.4 us, both with the 2.5 us that a call from Python takes.
+// Several lanes are opened only for as much work as this each, up to a few: all of them or one, since OpenMP runtimes
+// allocate, and start or end threads, where a team has another size than the last. Measured on two cores whose team is
+// awake: y = relu(x) over 262,144 bytes takes 3.2 us on one lane and 3.5 us on two, over twice as many 4.6 and 4.0 us;
+// a dense product of 627,200 operations 8.0 and 7.4 us, both with the 2.5 us that a call from Python takes.
+constexpr int kLanesForWork = 8;
 constexpr double kLaneWork = 3 << 16;
 std::atomic<double> serial_threshold{-1};  // negative: 2 * kLaneWork
 
@@ -370,7 +372,7 @@ struct Ran {
 Ran run(const Exec& exec, std::span<const Phase> phases, double work, Interruption& interruption) {
   int64_t most_tasks = 0;
   for (const Phase& phase : phases) most_tasks = std::max(most_tasks, phase.tasks);
-  const int lanes = worthwhile_lanes(static_cast<int>(std::min<int64_t>(exec.lanes, most_tasks)), work);
+  const int lanes = most_tasks > 1 ? worthwhile_lanes(exec.lanes, work) : 1;
   const auto serial = [&](const char* why) {
     run_serial(phases, interruption);
     return Ran{1, exec.lanes > 1 ? why : ""};
@@ -395,7 +397,7 @@ Ran run(const Exec& exec, std::span<const Phase> phases, double work, Interrupti
 int worthwhile_lanes(int lanes, double work) {
   const double set = serial_threshold.load(std::memory_order_relaxed);
   const double lane_work = set < 0 ? kLaneWork : set / 2;
-  return work < lanes * lane_work ? std::max(1, static_cast<int>(work / lane_work)) : std::max(1, lanes);
+  return work < std::min(lanes, kLanesForWork) * lane_work ? 1 : std::max(1, lanes);
 }
 
 Exec resolve_exec(const char* operation, const fbn_exec* exec) {

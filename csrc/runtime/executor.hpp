@@ -73,7 +73,7 @@ inline void execute(const Exec& exec, std::initializer_list<Phase> phases, doubl
   execute(exec, std::span<const Phase>(phases.begin(), phases.size()), work);
 }
 
-// How many of `lanes` so much work is worth: as many as execute() opens for it, if there are tasks for them.
+// All of `lanes` where so much work is worth them, else one: what execute() opens, if there are tasks for several.
 int worthwhile_lanes(int lanes, double work);
 
 // Half-open part i of n equal parts of [0, total), boundaries multiples of `grain`.
