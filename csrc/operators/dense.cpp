@@ -202,8 +202,8 @@ void validate(const char* operation, const fbn_dense* d) {
   checked_product(operation, {d->in_features, d->out_features});
 }
 
-// Tasks of one pass: a grid of column and row parts, the one whose longest lane has least to do. Every row part packs
-// its columns again, which counts as two rows.
+// Tasks of one pass: a grid of column and row parts, columns first, since every row part packs its columns again. Of
+// few tasks a lane, the grid whose longest lane has least to do, where packing counts as two rows.
 struct Grid {
   int64_t rows, columns, row_parts = 1, column_parts = 1, grain;
   Grid(int64_t rows_, int64_t columns_, int64_t grain_, double work, int lanes)
@@ -211,6 +211,11 @@ struct Grid {
     lanes = worthwhile_lanes(lanes, work);
     const int64_t wanted = wanted_tasks(work, lanes, 4);
     const int64_t most_columns = std::clamp<int64_t>(columns / grain, 1, wanted);
+    if (wanted > 4 * lanes) {  // long work, in tasks short enough for interrupts
+      column_parts = most_columns;
+      row_parts = std::clamp<int64_t>(rows / 64, 1, std::max<int64_t>(1, wanted / column_parts));
+      return;
+    }
     double least = std::numeric_limits<double>::infinity();
     for (int64_t c = 1; c <= most_columns; ++c) {
       const int64_t most_rows = std::clamp<int64_t>(rows / 64, 1, wanted / c);
