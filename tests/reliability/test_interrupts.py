@@ -38,6 +38,7 @@ import fastbn
 from fastbn import layers, ops
 {setup}
 fastbn.set_num_threads({threads})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell begin with it ignored
 whole = []
 def interrupt():
     time.sleep(0.3)
