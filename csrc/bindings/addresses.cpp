@@ -1,6 +1,7 @@
 // conv2d, dense and batch-norm at addresses, for hosts that own the memory and have checked what lies there
 // (fastbn.torch). An address of 0 is NULL. The GIL is released; Python's signal handlers run while a call does.
 #include "arrays.hpp"
+#include "descriptors.hpp"
 #include "register.hpp"
 
 namespace fastbn_python {
@@ -24,36 +25,11 @@ void run(int32_t threads, Call&& call) {
   check(status);
 }
 
-fbn_conv2d conv2d(Shape4 x, Shape4 kernel, Pair strides, Pair dilation, int64_t groups, Pads pads, int32_t activation,
-                  float alpha) {
-  fbn_conv2d d{};
-  d.struct_size = sizeof d;
-  d.batch = x[0];
-  d.height = x[1];
-  d.width = x[2];
-  d.in_channels = x[3];
-  d.kernel_height = kernel[0];
-  d.kernel_width = kernel[1];
-  d.out_channels = kernel[3];
-  d.stride_height = strides[0];
-  d.stride_width = strides[1];
-  d.dilation_height = dilation[0];
-  d.dilation_width = dilation[1];
-  d.groups = groups;
-  d.padding = FBN_PADDING_EXPLICIT;
-  d.pad_top = pads[0];
-  d.pad_bottom = pads[1];
-  d.pad_left = pads[2];
-  d.pad_right = pads[3];
-  d.activation = activation;
-  d.alpha = alpha;
-  return d;
-}
-
 void conv2d_forward_at(Shape4 x_shape, Shape4 kernel_shape, Pair strides, Pair dilation, int64_t groups, Pads pads,
                        int32_t activation, float alpha, Address x, Address kernel, Address bias, Address y,
                        int32_t threads) {
-  const fbn_conv2d d = conv2d(x_shape, kernel_shape, strides, dilation, groups, pads, activation, alpha);
+  const fbn_conv2d d = conv2d_descriptor(x_shape.data(), kernel_shape.data(), strides, dilation, groups,
+                                         FBN_PADDING_EXPLICIT, pads, activation, alpha, FBN_ALGORITHM_AUTO);
   run(threads,
       [&](const fbn_exec* exec) { return fbn_conv2d_forward(&d, f32(x), f32(kernel), f32(bias), f32(y), exec); });
 }
@@ -61,54 +37,31 @@ void conv2d_forward_at(Shape4 x_shape, Shape4 kernel_shape, Pair strides, Pair d
 void conv2d_backward_at(Shape4 x_shape, Shape4 kernel_shape, Pair strides, Pair dilation, int64_t groups, Pads pads,
                         int32_t activation, float alpha, Address dy, Address x, Address kernel, Address y, Address dx,
                         Address dkernel, Address dbias, int32_t threads) {
-  const fbn_conv2d d = conv2d(x_shape, kernel_shape, strides, dilation, groups, pads, activation, alpha);
+  const fbn_conv2d d = conv2d_descriptor(x_shape.data(), kernel_shape.data(), strides, dilation, groups,
+                                         FBN_PADDING_EXPLICIT, pads, activation, alpha, FBN_ALGORITHM_AUTO);
   run(threads, [&](const fbn_exec* exec) {
     return fbn_conv2d_backward(&d, f32(dy), f32(x), f32(kernel), f32(y), f32(dx), f32(dkernel), f32(dbias), exec);
   });
 }
 
-fbn_dense dense(int64_t rows, Pair kernel, int32_t activation, float alpha) {
-  fbn_dense d{};
-  d.struct_size = sizeof d;
-  d.rows = rows;
-  d.in_features = kernel[0];
-  d.out_features = kernel[1];
-  d.activation = activation;
-  d.alpha = alpha;
-  return d;
-}
-
 void dense_forward_at(int64_t rows, Pair kernel_shape, int32_t activation, float alpha, Address x, Address kernel,
                       Address bias, Address y, int32_t threads) {
-  const fbn_dense d = dense(rows, kernel_shape, activation, alpha);
+  const fbn_dense d = dense_descriptor(rows, kernel_shape.data(), activation, alpha);
   run(threads,
       [&](const fbn_exec* exec) { return fbn_dense_forward(&d, f32(x), f32(kernel), f32(bias), f32(y), exec); });
 }
 
 void dense_backward_at(int64_t rows, Pair kernel_shape, int32_t activation, float alpha, Address dy, Address x,
                        Address kernel, Address y, Address dx, Address dkernel, Address dbias, int32_t threads) {
-  const fbn_dense d = dense(rows, kernel_shape, activation, alpha);
+  const fbn_dense d = dense_descriptor(rows, kernel_shape.data(), activation, alpha);
   run(threads, [&](const fbn_exec* exec) {
     return fbn_dense_backward(&d, f32(dy), f32(x), f32(kernel), f32(y), f32(dx), f32(dkernel), f32(dbias), exec);
   });
 }
 
-fbn_batch_norm batch_norm(Pair shape, double epsilon, int32_t activation, float alpha, bool residual, bool frozen) {
-  fbn_batch_norm d{};
-  d.struct_size = sizeof d;
-  d.rows = shape[0];
-  d.channels = shape[1];
-  d.epsilon = epsilon;
-  d.activation = activation;
-  d.alpha = alpha;
-  d.has_residual = residual;
-  d.frozen = frozen;
-  return d;
-}
-
 void batch_norm_forward_at(Pair shape, double epsilon, int32_t activation, float alpha, Address x, Address gamma,
                            Address beta, Address residual, Address y, Address mean, Address variance, int32_t threads) {
-  const fbn_batch_norm d = batch_norm(shape, epsilon, activation, alpha, residual != 0, false);
+  const fbn_batch_norm d = batch_norm_descriptor(shape.data(), epsilon, activation, alpha, residual != 0, false);
   run(threads, [&](const fbn_exec* exec) {
     return fbn_batch_norm_forward(&d, f32(x), f32(gamma), f32(beta), f32(residual), f32(y), f64(mean), f64(variance),
                                   exec);
@@ -118,7 +71,7 @@ void batch_norm_forward_at(Pair shape, double epsilon, int32_t activation, float
 void batch_norm_inference_at(Pair shape, double epsilon, int32_t activation, float alpha, Address x, Address gamma,
                              Address beta, Address mean, Address variance, Address residual, Address y,
                              int32_t threads) {
-  const fbn_batch_norm d = batch_norm(shape, epsilon, activation, alpha, residual != 0, false);
+  const fbn_batch_norm d = batch_norm_descriptor(shape.data(), epsilon, activation, alpha, residual != 0, false);
   run(threads, [&](const fbn_exec* exec) {
     return fbn_batch_norm_inference(&d, f32(x), f32(gamma), f32(beta), f64(mean), f64(variance), f32(residual), f32(y),
                                     exec);
@@ -128,7 +81,7 @@ void batch_norm_inference_at(Pair shape, double epsilon, int32_t activation, flo
 void batch_norm_backward_at(Pair shape, double epsilon, int32_t activation, float alpha, bool residual, bool frozen,
                             Address dy, Address x, Address gamma, Address beta, Address mean, Address variance,
                             Address y, Address dx, Address dgamma, Address dbeta, Address dresidual, int32_t threads) {
-  const fbn_batch_norm d = batch_norm(shape, epsilon, activation, alpha, residual, frozen);
+  const fbn_batch_norm d = batch_norm_descriptor(shape.data(), epsilon, activation, alpha, residual, frozen);
   run(threads, [&](const fbn_exec* exec) {
     return fbn_batch_norm_backward(&d, f32(dy), f32(x), f32(gamma), f32(beta), f64(mean), f64(variance), f32(y),
                                    f32(dx), f32(dgamma), f32(dbeta), f32(dresidual), exec);

@@ -1,36 +1,10 @@
 // conv2d over NHWC arrays and HWIO kernels.
 #include "arrays.hpp"
+#include "descriptors.hpp"
 #include "register.hpp"
 
 namespace fastbn_python {
 namespace {
-
-fbn_conv2d describe(const Shape& x, const Shape& kernel, Pair strides, Pair dilation, int64_t groups, int32_t padding,
-                    Pads pads, int32_t activation, float alpha, int32_t algorithm) {
-  fbn_conv2d d{};
-  d.struct_size = sizeof d;
-  d.batch = x[0];
-  d.height = x[1];
-  d.width = x[2];
-  d.in_channels = x[3];
-  d.kernel_height = kernel[0];
-  d.kernel_width = kernel[1];
-  d.out_channels = kernel[3];
-  d.stride_height = strides[0];
-  d.stride_width = strides[1];
-  d.dilation_height = dilation[0];
-  d.dilation_width = dilation[1];
-  d.groups = groups;
-  d.padding = padding;
-  d.pad_top = pads[0];
-  d.pad_bottom = pads[1];
-  d.pad_left = pads[2];
-  d.pad_right = pads[3];
-  d.activation = activation;
-  d.alpha = alpha;
-  d.algorithm = algorithm;
-  return d;
-}
 
 // The kernel's third axis must be in_channels / groups; the C interface cannot see it. Returns y's shape.
 Shape output_shape(const Operands& operands, const fbn_conv2d& d, const Shape& x, const Shape& kernel) {
@@ -49,7 +23,8 @@ Shape conv2d_output_shape(const Shape& x, const Shape& kernel, Pair strides, Pai
   if (x.size() != 4 || kernel.size() != 4)
     operands.invalid("x and kernel must have rank 4",
                      "x.shape=" + shape_text(x) + ", kernel.shape=" + shape_text(kernel));
-  const fbn_conv2d d = describe(x, kernel, strides, dilation, groups, padding, pads, FBN_LINEAR, 0, 0);
+  const fbn_conv2d d =
+      conv2d_descriptor(x.data(), kernel.data(), strides, dilation, groups, padding, pads, FBN_LINEAR, 0, 0);
   return output_shape(operands, d, x, kernel);
 }
 
@@ -59,7 +34,8 @@ py::tuple conv2d_algorithm(const Shape& x, const Shape& kernel, Pair strides, Pa
   if (x.size() != 4 || kernel.size() != 4)
     operands.invalid("x_shape and kernel_shape must have four axes",
                      "x_shape=" + shape_text(x) + ", kernel_shape=" + shape_text(kernel));
-  const fbn_conv2d d = describe(x, kernel, strides, dilation, groups, padding, pads, FBN_LINEAR, 0, algorithm);
+  const fbn_conv2d d =
+      conv2d_descriptor(x.data(), kernel.data(), strides, dilation, groups, padding, pads, FBN_LINEAR, 0, algorithm);
   output_shape(operands, d, x, kernel);
   const char* name = "";
   char reason[512] = "";
@@ -73,8 +49,8 @@ void conv2d_forward(const py::object& x, const py::object& kernel, const py::obj
   Operands operands("conv2d_forward");
   const auto vx = operands.view<float>(x, "x", 4);
   const auto vk = operands.view<float>(kernel, "kernel", 4);
-  const fbn_conv2d d =
-      describe(vx.shape, vk.shape, strides, dilation, groups, padding, pads, activation, alpha, algorithm);
+  const fbn_conv2d d = conv2d_descriptor(vx.shape.data(), vk.shape.data(), strides, dilation, groups, padding, pads,
+                                         activation, alpha, algorithm);
   const Shape shape = output_shape(operands, d, vx.shape, vk.shape);
   const float* pb = operands.optional_in<float>(bias, "bias", {d.out_channels});
   float* py_ = operands.out<float>(y, "y", shape);
@@ -88,8 +64,8 @@ void conv2d_backward(const py::object& dy, const py::object& x, const py::object
   Operands operands("conv2d_backward");
   const auto vx = operands.view<float>(x, "x", 4);
   const auto vk = operands.view<float>(kernel, "kernel", 4);
-  const fbn_conv2d d =
-      describe(vx.shape, vk.shape, strides, dilation, groups, padding, pads, activation, alpha, algorithm);
+  const fbn_conv2d d = conv2d_descriptor(vx.shape.data(), vk.shape.data(), strides, dilation, groups, padding, pads,
+                                         activation, alpha, algorithm);
   const Shape shape = output_shape(operands, d, vx.shape, vk.shape);
   const float* pdy = operands.in<float>(dy, "dy", shape);
   const float* py_ = operands.optional_in<float>(y, "y", shape);

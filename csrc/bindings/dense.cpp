@@ -1,5 +1,6 @@
 // dense over (rows, in) matrices and (in, out) kernels.
 #include "arrays.hpp"
+#include "descriptors.hpp"
 #include "register.hpp"
 
 namespace fastbn_python {
@@ -9,14 +10,7 @@ fbn_dense describe(const Operands& operands, const Shape& x, const Shape& kernel
   if (x[1] != kernel[0])
     operands.invalid("kernel.shape[0] must be the number of columns of x",
                      "x.shape=" + shape_text(x) + ", kernel.shape=" + shape_text(kernel));
-  fbn_dense d{};
-  d.struct_size = sizeof d;
-  d.rows = x[0];
-  d.in_features = kernel[0];
-  d.out_features = kernel[1];
-  d.activation = activation;
-  d.alpha = alpha;
-  return d;
+  return dense_descriptor(x[0], kernel.data(), activation, alpha);
 }
 
 void dense_forward(const py::object& x, const py::object& kernel, const py::object& bias, const py::object& y,

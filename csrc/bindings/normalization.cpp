@@ -1,29 +1,18 @@
 // batch_norm over (rows, channels) matrices; statistics are float64.
 #include "arrays.hpp"
+#include "descriptors.hpp"
 #include "register.hpp"
 
 namespace fastbn_python {
 namespace {
-
-fbn_batch_norm describe(const Shape& x, double epsilon, int32_t activation, float alpha, bool residual, bool frozen) {
-  fbn_batch_norm d{};
-  d.struct_size = sizeof d;
-  d.rows = x[0];
-  d.channels = x[1];
-  d.epsilon = epsilon;
-  d.activation = activation;
-  d.alpha = alpha;
-  d.has_residual = residual ? 1 : 0;
-  d.frozen = frozen ? 1 : 0;
-  return d;
-}
 
 void batch_norm_forward(const py::object& x, const py::object& gamma, const py::object& beta,
                         const py::object& residual, const py::object& y, const py::object& mean,
                         const py::object& variance, double epsilon, int32_t activation, float alpha) {
   Operands operands("batch_norm_forward");
   const auto vx = operands.view<float>(x, "x", 2);
-  const fbn_batch_norm d = describe(vx.shape, epsilon, activation, alpha, !residual.is_none(), false);
+  const fbn_batch_norm d =
+      batch_norm_descriptor(vx.shape.data(), epsilon, activation, alpha, !residual.is_none(), false);
   const float* pg = operands.optional_in<float>(gamma, "gamma", {d.channels});
   const float* pb = operands.optional_in<float>(beta, "beta", {d.channels});
   const float* pr = operands.optional_in<float>(residual, "residual", vx.shape);
@@ -38,7 +27,8 @@ void batch_norm_inference(const py::object& x, const py::object& gamma, const py
                           int32_t activation, float alpha) {
   Operands operands("batch_norm_inference");
   const auto vx = operands.view<float>(x, "x", 2);
-  const fbn_batch_norm d = describe(vx.shape, epsilon, activation, alpha, !residual.is_none(), false);
+  const fbn_batch_norm d =
+      batch_norm_descriptor(vx.shape.data(), epsilon, activation, alpha, !residual.is_none(), false);
   const float* pg = operands.optional_in<float>(gamma, "gamma", {d.channels});
   const float* pb = operands.optional_in<float>(beta, "beta", {d.channels});
   const double* pm = operands.in<double>(mean, "mean", {d.channels});
@@ -61,7 +51,7 @@ Backward take_backward(Operands& operands, const py::object& dy, const py::objec
                        double epsilon, int32_t activation, float alpha, bool residual, bool frozen) {
   Backward b{};
   b.x = operands.view<float>(x, "x", 2);
-  b.d = describe(b.x.shape, epsilon, activation, alpha, residual, frozen);
+  b.d = batch_norm_descriptor(b.x.shape.data(), epsilon, activation, alpha, residual, frozen);
   b.dy = operands.in<float>(dy, "dy", b.x.shape);
   b.gamma = operands.optional_in<float>(gamma, "gamma", {b.d.channels});
   b.beta = operands.optional_in<float>(beta, "beta", {b.d.channels});
@@ -97,7 +87,7 @@ int64_t batch_norm_chunk_rows(int64_t total_rows, int64_t channels) {
 void batch_norm_partial(const py::object& x, int64_t total_rows, const py::object& mean, const py::object& m2) {
   Operands operands("batch_norm_partial");
   const auto vx = operands.view<float>(x, "x", 2);
-  const fbn_batch_norm d = describe(vx.shape, 1e-3, FBN_LINEAR, 0, false, false);
+  const fbn_batch_norm d = batch_norm_descriptor(vx.shape.data(), 1e-3, FBN_LINEAR, 0, false, false);
   double* pm = operands.out<double>(mean, "mean", {d.channels});
   double* ps = operands.out<double>(m2, "m2", {d.channels});
   operands.run([&] { return fbn_batch_norm_partial(&d, vx.data, total_rows, pm, ps, operator_exec()); });

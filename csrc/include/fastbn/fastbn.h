@@ -79,8 +79,8 @@ FBN_API const char* fbn_build_info(void);     /* "key=value" lines: compiler, fl
 FBN_API const char* fbn_threading_layer(void); /* "openmp (libgomp)", "openmp (libomp)", "serial" */
 
 /* A call whose estimated work (the larger of floating-point operations and bytes) lies below the threshold
- * runs on the calling thread alone. Negative restores the measured default; 0 lets every call go parallel.
- * For tests: the threshold never changes bits. */
+ * runs on the calling thread alone. Negative restores the measured default; 0 lets every call go parallel, on
+ * as many threads as it is given even where there are fewer processors. For tests: it never changes bits. */
 FBN_API fbn_status fbn_set_serial_threshold(double work);
 
 /* The host's own thread pool: must call task(i, lane, argument) for every i in [0, count) and return
