@@ -58,13 +58,20 @@ int32_t fused(int32_t activation) {
   return activation == FBN_RELU || activation == FBN_LEAKY_RELU ? activation : FBN_LINEAR;
 }
 
-// C[r][j] = act(bias[j] + sum_p A[r][p] B[p][j]), j in [0, columns), where pack(p, depth, j, n, width, packed) packs
-// block B[p .. p + depth)[j .. j + n). packed has room for one block.
-template <class Pack>
-void packed_product(const float* a, int64_t a_row, int64_t rows, int64_t k, int64_t columns, const float* bias,
-                    int32_t activation, float alpha, float* c, int64_t c_row, float* packed, const Pack& pack) {
+// Rows of B as a product reads them.
+struct Panel {
+  const float* b;
+  int64_t b_row;
+};
+
+// C[r][j] = act(bias[j] + sum_p A[r][p] B[p][j]), j in [0, columns), where panel(p, depth, j, n, at) gives block
+// B[p .. p + depth)[j .. j + n) of at most a packed panel's columns; `at` counts the floats of the blocks before it
+// that are in use at the same time.
+template <class MakePanel>
+void blocked_product(const float* a, int64_t a_row, int64_t rows, int64_t k, int64_t columns, const float* bias,
+                     int32_t activation, float alpha, float* c, int64_t c_row, const MakePanel& make_panel) {
   const GemmKernels& kernel = kernels().gemm;
-  const int64_t panel = kernel.panel_floats, lanes = kernels().vector_floats;
+  const int64_t panel = kernel.panel_floats;
   const int64_t depth_block = even_block(k, kDepth);
   const int64_t row_block =
       round_up(std::max<int64_t>(1, kRowBytes / (int64_t{sizeof(float)} * depth_block)), kernel.tile_rows);
@@ -72,18 +79,17 @@ void packed_product(const float* a, int64_t a_row, int64_t rows, int64_t k, int6
     const int64_t block_end = std::min(columns, j0 + kPanels * panel);
     for (int64_t p0 = 0; p0 < k; p0 += depth_block) {
       const int64_t depth = std::min(depth_block, k - p0);
-      for (int64_t j = j0; j < block_end; j += panel) {
-        const int64_t n = std::min(panel, block_end - j);
-        pack(p0, depth, j, n, round_up(n, lanes), packed + (j - j0) * depth);
-      }
+      Panel panels[kPanels];
+      for (int64_t j = j0; j < block_end; j += panel)
+        panels[(j - j0) / panel] = make_panel(p0, depth, j, std::min(panel, block_end - j), (j - j0) * depth);
       for (int64_t r = 0; r < rows; r += row_block) {
         for (int64_t j = j0; j < block_end; j += panel) {
-          GemmArgs g = plain(a + p0, a_row, 1, packed + (j - j0) * depth, 0, c + j, c_row);
+          const Panel& from = panels[(j - j0) / panel];
+          GemmArgs g = plain(a + p0, a_row, 1, from.b, from.b_row, c + j, c_row);
           g.first_row = r;
           g.m = std::min(row_block, rows - r);
           g.n = std::min(panel, block_end - j);
           g.k = depth;
-          g.b_row = round_up(g.n, lanes);
           g.start = p0 == 0 ? GemmStart::kZero : GemmStart::kChain;
           if (p0 == 0 && bias) g.bias = bias + j;
           if (p0 + depth >= k) {
@@ -116,7 +122,7 @@ void DensePlan::forward(const float* x, int64_t x_stride, int64_t rows, const fl
   if (rows <= 0 || begin >= end) return;
   const GemmKernels& k = kernels().gemm;
   int64_t in_place = begin;  // columns [begin, in_place) are done without packing
-  if (rows <= kFewRows) {
+  if (rows <= kFewRows && layout_ == KernelLayout::rows) {
     const int64_t lanes = kernels().vector_floats;
     in_place = begin + (end - begin) / lanes * lanes;
     const int64_t wide = rows <= k.wide_rows ? k.wide_floats : k.panel_floats;
@@ -138,11 +144,15 @@ void DensePlan::forward(const float* x, int64_t x_stride, int64_t rows, const fl
     }
   }
   if (in_place < end) {
-    packed_product(x, x_stride, rows, in_, end - in_place, bias ? bias + in_place : nullptr, fused(activation), alpha,
-                   y + in_place, y_stride, scratch,
-                   [&](int64_t p, int64_t depth, int64_t j, int64_t n, int64_t width, float* packed) {
-                     k.pack(kernel + p * out_ + in_place + j, out_, depth, n, width, packed);
-                   });
+    const auto panel = [&](int64_t p, int64_t depth, int64_t j, int64_t n, int64_t at) -> Panel {
+      const float* from = kernel + kernel_at(p, in_place + j);
+      if (layout_ == KernelLayout::panels) return {from, kernel_stride(in_place + j)};
+      const int64_t width = round_up(n, kernels().vector_floats);
+      k.pack(from, out_, depth, n, width, scratch + at);
+      return {scratch + at, width};
+    };
+    blocked_product(x, x_stride, rows, in_, end - in_place, bias ? bias + in_place : nullptr, fused(activation), alpha,
+                    y + in_place, y_stride, panel);
   }
   if (fused(activation) != activation) {
     activation_forward({rows, end - begin, y_stride}, activation, alpha, y + begin, y + begin);
@@ -152,15 +162,24 @@ void DensePlan::forward(const float* x, int64_t x_stride, int64_t rows, const fl
 void DensePlan::backward_data(const float* dy, int64_t dy_stride, int64_t rows, const float* kernel, float* dx,
                               int64_t dx_stride, int64_t begin, int64_t end, float* scratch) const noexcept {
   if (rows <= 0 || begin >= end) return;
-  packed_product(dy, dy_stride, rows, out_, end - begin, nullptr, FBN_LINEAR, 0, dx + begin, dx_stride, scratch,
-                 [&](int64_t p, int64_t depth, int64_t j, int64_t n, int64_t width, float* packed) {
-                   kernels().gemm.pack_transposed(kernel + (begin + j) * out_ + p, out_, depth, n, width, packed);
-                 });
+  const auto panel = [&](int64_t p, int64_t depth, int64_t j, int64_t n, int64_t at) -> Panel {
+    const int64_t width = round_up(n, kernels().vector_floats);
+    for (int64_t c = p; c < p + depth;) {
+      const int64_t end_of_run = layout_ == KernelLayout::rows ? out_ : (c / kDensePanel + 1) * kDensePanel;
+      const int64_t run = std::min(end_of_run, p + depth) - c;
+      kernels().gemm.pack_transposed(kernel + kernel_at(begin + j, c), kernel_stride(c), run, n, width,
+                                     scratch + at + (c - p) * width);
+      c += run;
+    }
+    return {scratch + at, width};
+  };
+  blocked_product(dy, dy_stride, rows, out_, end - begin, nullptr, FBN_LINEAR, 0, dx + begin, dx_stride, panel);
 }
 
 void DensePlan::backward_filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
-                                float* dkernel, int64_t begin, int64_t end, float* scratch) const noexcept {
-  if (begin >= end) return;
+                                float* dkernel, int64_t dkernel_stride, Range in, Range out,
+                                float* scratch) const noexcept {
+  if (in.begin >= in.end) return;
   const GemmKernels& k = kernels().gemm;
   const int64_t lanes = kernels().vector_floats;
   const int64_t row_block = even_block(rows, filter_rows(rows));
@@ -168,19 +187,35 @@ void DensePlan::backward_filter(const float* x, int64_t x_stride, const float* d
   for (int64_t r = 0; r == 0 || r < rows; r += row_block) {
     const int64_t depth = std::min(row_block, rows - r);
     const int64_t wide = depth <= kFewRows ? k.wide_floats : k.panel_floats;
-    for (int64_t j = 0; j < out_; j += wide) {
-      GemmArgs g = plain(x + r * x_stride + begin, 1, x_stride, dy + r * dy_stride + j, dy_stride, dkernel + j, out_);
-      g.m = end - begin;
-      g.n = std::min(wide, out_ - j);
+    for (int64_t j = out.begin; j < out.end; j += wide) {
+      const float* from = dy + r * dy_stride + j;
+      GemmArgs g =
+          plain(x + r * x_stride + in.begin, 1, x_stride, from, dy_stride, dkernel + j - out.begin, dkernel_stride);
+      g.m = in.size();
+      g.n = std::min(wide, out.end - j);
       g.k = depth;
       g.start = r > 0 ? next : GemmStart::kZero;
       if (depth > kFewRows || g.n % lanes != 0) {
         g.b = scratch;
         g.b_row = round_up(g.n, lanes);
-        k.pack(dy + r * dy_stride + j, dy_stride, depth, g.n, g.b_row, scratch);
+        k.pack(from, dy_stride, depth, g.n, g.b_row, scratch);
       }
       k.gemm(g);
     }
+  }
+}
+
+void DensePlan::pack_kernel(const float* rows, float* kernel) const noexcept {
+  for (int64_t c = 0, width; c < out_; c += width) {
+    width = std::min(kDensePanel, out_ - c);
+    for (int64_t k = 0; k < in_; ++k) std::copy_n(rows + k * out_ + c, width, kernel + kernel_at(k, c));
+  }
+}
+
+void DensePlan::unpack_kernel(const float* kernel, float* rows) const noexcept {
+  for (int64_t c = 0, width; c < out_; c += width) {
+    width = std::min(kDensePanel, out_ - c);
+    for (int64_t k = 0; k < in_; ++k) std::copy_n(kernel + kernel_at(k, c), width, rows + k * out_ + c);
   }
 }
 
@@ -315,7 +350,7 @@ fbn_status fbn_dense_backward(const fbn_dense* d, const float* dy, const float* 
         plan.backward_data(gradient + r.begin * out, out, r.size(), kernel, dx + r.begin * in, in, c.begin, c.end, own);
       } else if (i < data_tasks + filter_tasks) {
         const Range k = filter.column_range(i - data_tasks);
-        plan.backward_filter(x, in, gradient, out, rows, dkernel + k.begin * out, k.begin, k.end, own);
+        plan.backward_filter(x, in, gradient, out, rows, dkernel + k.begin * out, out, k, {0, out}, own);
       } else {
         const Range c = part_of(out, bias_parts, i - data_tasks - filter_tasks, grain);
         column_sums(gradient + c.begin, out, rows, c.size(), sums + c.begin, false);

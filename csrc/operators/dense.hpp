@@ -1,4 +1,4 @@
-// dense: y = act(x W + b), W (in, out) row-major; block functions on row and column ranges.
+// dense: y = act(x W + b), W (in, out); block functions on row and column ranges.
 //
 // All run on the calling thread, neither allocate nor throw. Element (r, c) of a result depends on row r of
 // x or dy, the weights and the reduction order, which is fixed by (in, out), and by the number of rows that are summed:
@@ -7,19 +7,47 @@
 
 #include <fastbn/fastbn.h>
 
+#include <algorithm>
 #include <cstdint>
 
+#include "runtime/executor.hpp"
+
 namespace fastbn {
+
+// How W lies in memory.
+enum class KernelLayout {
+  rows,   // (in, out) row-major
+  panels  // columns in panels of kDensePanel, the last one narrower, each (in, width) row-major: a product reads them
+          // without packing, and some columns, or some rows of a panel, are consecutive for an update. One panel
+          // more of floats is readable behind W.
+};
+inline constexpr int64_t kDensePanel = 32;
 
 class DensePlan {
  public:
   DensePlan() = default;
-  DensePlan(int64_t in_features, int64_t out_features) : in_(in_features), out_(out_features) {}
+  DensePlan(int64_t in_features, int64_t out_features, KernelLayout layout = KernelLayout::rows)
+      : in_(in_features), out_(out_features), layout_(layout) {}
   int64_t in_features() const { return in_; }
   int64_t out_features() const { return out_; }
 
+  // Where element (k, c) of W is, and how far row k + 1 is from it.
+  int64_t kernel_at(int64_t k, int64_t c) const {
+    if (layout_ == KernelLayout::rows) return k * out_ + c;
+    const int64_t first = c / kDensePanel * kDensePanel;
+    return first * in_ + k * kernel_stride(c) + c - first;
+  }
+  int64_t kernel_stride(int64_t c) const {
+    if (layout_ == KernelLayout::rows) return out_;
+    return std::min(kDensePanel, out_ - c / kDensePanel * kDensePanel);
+  }
+  // W from (in, out) row-major to the plan's layout, and back.
+  void pack_kernel(const float* rows, float* kernel) const noexcept;
+  void unpack_kernel(const float* kernel, float* rows) const noexcept;
+
   // Column ranges given to forward (over out) and backward_data / backward_filter (over in) should begin at
-  // multiples of this (one packed panel), except that the last may end anywhere.
+  // multiples of this (one packed panel), except that the last may end anywhere. Where W lies in panels, those of
+  // forward must begin at multiples of kDensePanel.
   static int64_t column_grain();
   // Floats of scratch for `rows` rows; covers all three functions for ranges of at most `columns` columns.
   int64_t scratch(int64_t rows, int64_t columns) const;
@@ -31,14 +59,14 @@ class DensePlan {
   // dx[r][k] = sum_c dy[r][c] W[k][c] for k in [begin, end).
   void backward_data(const float* dy, int64_t dy_stride, int64_t rows, const float* kernel, float* dx,
                      int64_t dx_stride, int64_t begin, int64_t end, float* scratch) const noexcept;
-  // dkernel[k - begin][c] = sum_r x[r][k] dy[r][c] for k in [begin, end), all c: one chain over r in order up to 1024
-  // rows, more as sums of even chains of at most 512, added in order. dkernel points at row `begin`; its rows are
-  // out_features long.
+  // dkernel[(k - in.begin) * dkernel_stride + c - out.begin] = sum_r x[r][k] dy[r][c] for k in `in` and c in `out`: one
+  // chain over r in order up to 1024 rows, more as sums of even chains of at most 512, added in order.
   void backward_filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
-                       float* dkernel, int64_t begin, int64_t end, float* scratch) const noexcept;
+                       float* dkernel, int64_t dkernel_stride, Range in, Range out, float* scratch) const noexcept;
 
  private:
   int64_t in_ = 0, out_ = 0;
+  KernelLayout layout_ = KernelLayout::rows;
 };
 
 // sums[c] (+)= sum_r m[r][c], c in [0, columns): chains of at most 64 rows in float, added up in double.

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "graph.hpp"
+#include "operators/dense.hpp"
 #include "operators/optimizers.hpp"
 #include "runtime/memory.hpp"
 
@@ -17,7 +18,16 @@ struct Parameter {
   Buffer value;
   Buffer gradient;          // only when gradients are kept
   Buffer slots[kMaxSlots];  // of the optimizer; trainable parameters only
+  // The kernel of a dense layer: all of them lie in its panels.
+  bool in_panels = false;
+  DensePlan dense() const { return DensePlan(spec.shape[0], spec.shape[1], KernelLayout::panels); }
 };
+
+// A buffer for the parameter's floats, which stand in it as in the buffers above; zeros.
+Buffer parameter_buffer(const Parameter& p);
+// From and to (the spec's shape) row-major.
+void write_parameter(const Parameter& p, const float* rows, const Buffer& to);
+void read_parameter(const Parameter& p, const Buffer& from, float* rows);
 
 // Convolution kernels in the order that the passes read them, of one node.
 struct PackedKernel {

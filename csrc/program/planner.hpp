@@ -27,7 +27,7 @@ inline constexpr int64_t kSlices = 16;  // of a feature axis
 inline constexpr int64_t kSmallKernelBytes = 65536;  // a dense kernel that a chunk may stream without a thought
 inline constexpr int64_t kCacheAdvantage = 8;        // a byte from the cache costs an eighth of one from memory
 
-inline constexpr int64_t kUpdateTile = 8192;   // floats of weight gradient that are updated while in the cache
+inline constexpr int64_t kUpdateRows = 112;    // of a panel of weight gradients that is updated while in the cache
 inline constexpr int64_t kUpdateTask = 16384;  // floats of a task of the update phase
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
@@ -60,8 +60,7 @@ class Planner {
     next.columns = columns;
     next.rows_per_sample = rows;
     if (domain == Domain::features) {
-      const int64_t grain = DensePlan::column_grain();
-      next.slice = round_up((columns + kSlices - 1) / kSlices, grain);
+      next.slice = round_up((columns + kSlices - 1) / kSlices, kDensePanel);
     }
     plan_->phases.push_back(std::move(next));
   }
@@ -197,6 +196,7 @@ class Planner {
   void backward(const Op& op);
   void backward_conv2d(const Op& op, int dy);
   void backward_dense(const Op& op, int dy);
+  void emit_dense_filter(const Op& op, const DensePlan& plan, int x, int dz, bool by_outputs);
   void backward_batch_norm(const Op& op, int dy);
   void backward_pointwise(const Op& op, int dy);
   void backward_pool(const Op& op, int dy);

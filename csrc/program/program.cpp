@@ -59,18 +59,14 @@ Program::Program(const Graph& graph, int output, const fbn_program_options& opti
       Parameter p;
       p.spec = spec;
       p.size = element_count(spec.shape);
-      const size_t bytes = static_cast<size_t>(p.size) * sizeof(float);
-      p.value = Buffer(bytes);
-      initialize(spec, derive_seed(options.seed, store_.parameters.size()), p.value.floats());
+      p.in_panels = node.layer.kind == FBN_LAYER_DENSE && spec.role == ParameterRole::kernel;
+      p.value = parameter_buffer(p);
+      std::vector<float> initial(static_cast<size_t>(p.size));
+      initialize(spec, derive_seed(options.seed, store_.parameters.size()), initial.data());
+      write_parameter(p, initial.data(), p.value);
       if (spec.trainable) {
-        for (int slot = 0; slot < store_.slot_count; ++slot) {
-          p.slots[slot] = Buffer(bytes);
-          std::memset(p.slots[slot].data(), 0, bytes);
-        }
-        if (store_.keep_gradients) {
-          p.gradient = Buffer(bytes);
-          std::memset(p.gradient.data(), 0, bytes);
-        }
+        for (int slot = 0; slot < store_.slot_count; ++slot) p.slots[slot] = parameter_buffer(p);
+        if (store_.keep_gradients) p.gradient = parameter_buffer(p);
       }
       store_.parameters.push_back(std::move(p));
     }
@@ -413,16 +409,12 @@ const Buffer& Program::buffer(int parameter, const char* what) const {
 
 void Program::get(int parameter, const char* what, float* out) const {
   const std::shared_lock state(state_);
-  const Buffer& from = buffer(parameter, what);
-  std::memcpy(out, from.data(),
-              static_cast<size_t>(store_.parameters[static_cast<size_t>(parameter)].size) * sizeof(float));
+  read_parameter(store_.parameters[static_cast<size_t>(parameter)], buffer(parameter, what), out);
 }
 
 void Program::set(int parameter, const char* what, const float* in) {
   const std::unique_lock state(state_);
-  const Buffer& to = buffer(parameter, what);
-  std::memcpy(to.data(), in,
-              static_cast<size_t>(store_.parameters[static_cast<size_t>(parameter)].size) * sizeof(float));
+  write_parameter(store_.parameters[static_cast<size_t>(parameter)], in, buffer(parameter, what));
   packed_ = false;
 }
 

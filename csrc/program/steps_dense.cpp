@@ -30,8 +30,8 @@ bool Planner::feeds_batch_norm(const Op& op) const {
 void Planner::forward_dense(const Op& op, bool feeds_loss) {
   const Matrix in = {node(op).size() / node(op).layer.units, node(op).parameters[0].shape[0]};
   const Matrix out = {in.rows, node(op).layer.units};
-  const DensePlan plan(in.columns, out.columns);
   const Parameter* kernel = store_.find(op.node, ParameterRole::kernel);
+  const DensePlan plan = kernel->dense();
   const Parameter* bias = store_.find(op.node, ParameterRole::bias);
   const bool small = kernel->size * 4 <= kSmallKernelBytes;
   const bool blocks = feeds_loss && small ? true : !feeds_batch_norm(op) && (small || dense_in_blocks(op));
@@ -63,8 +63,8 @@ void Planner::forward_dense(const Op& op, bool feeds_loss) {
 void Planner::backward_dense(const Op& op, int dy) {
   const Matrix in = {node(op).size() / node(op).layer.units, node(op).parameters[0].shape[0]};
   const Matrix out = {in.rows, node(op).layer.units};
-  const DensePlan plan(in.columns, out.columns);
   Parameter* kernel = store_.find(op.node, ParameterRole::kernel);
+  const DensePlan plan = kernel->dense();
   Parameter* bias = store_.find(op.node, ParameterRole::bias);
   ParameterStore* store = &store_;
   const bool trains_kernel = kernel->spec.trainable;
@@ -97,8 +97,12 @@ void Planner::backward_dense(const Op& op, int dy) {
       s.fixed_bytes = kernel->size * 4;
       s.scratch_floats = plan.scratch(plan_->chunk * in.rows, in.columns);
       s.run = [=](const StepContext& c) {
-        plan.backward_filter(c.at(x), in.columns, c.at(dz), out.columns, c.count * in.rows,
-                             c.at(partial) + c.chunk * kernel->size, 0, in.columns, c.scratch);
+        float* own = c.at(partial) + c.chunk * kernel->size;
+        for (int64_t j = 0; j < out.columns; j += kDensePanel) {
+          const Range panel{j, std::min(j + kDensePanel, out.columns)};
+          plan.backward_filter(c.at(x), in.columns, c.at(dz), out.columns, c.count * in.rows,
+                               own + plan.kernel_at(0, j), plan.kernel_stride(j), {0, in.columns}, panel, c.scratch);
+        }
       };
       emit(std::move(s));
       pending_.push_back({kernel, partial, true});
@@ -139,16 +143,20 @@ void Planner::backward_dense(const Op& op, int dy) {
   const bool with_columns = in_features(out.columns, out.rows) && written_here(dz);
   if (trains_bias && with_columns) bias_step(false);
 
+  // Where nobody wants dx, W's gradient goes by columns with the phase that makes dz. It is the cut of forward, too, so
+  // a thread keeps its weights; with dx it goes by rows, which read W once for both.
+  if (with_columns && trains_kernel && !data)
+    return emit_dense_filter(op, plan, use(values_.at(op.inputs[0])), dz, true);
+
   if (trains_kernel || data || (trains_bias && !with_columns)) begin(Domain::features, {dz}, in.columns, in.rows);
   dz = use(dz);
   if (trains_bias && !with_columns) bias_step(true);
-  const int64_t scratch = plan.scratch(request_.capacity * in.rows, phase().slice);
   if (data) {  // before the weights of these rows change
     const int dx = floats("gradient into " + name(op), in.size());
     Step s = step(op, "backward_data", FBN_BACKWARD, {dz}, {dx});
     s.multiply_adds = node(op).multiply_adds;
     s.fixed_bytes = kernel->size * 4;
-    s.scratch_floats = scratch;
+    s.scratch_floats = plan.scratch(request_.capacity * in.rows, phase().slice);
     s.run = [=](const StepContext& c) {
       plan.backward_data(c.at(dz), out.columns, c.count * in.rows, kernel->value.floats(), c.at(dx), in.columns,
                          c.begin, c.end, c.scratch);
@@ -156,25 +164,34 @@ void Planner::backward_dense(const Op& op, int dy) {
     emit(std::move(s));
     contribute(op.inputs[0], dx);
   }
-  if (trains_kernel) {
-    const int x = use(values_.at(op.inputs[0]));
-    const int64_t tile_rows = std::max<int64_t>(1, kUpdateTile / out.columns);
-    const int64_t tile = std::min(tile_rows, phase().slice) * out.columns;
-    Step s = step(op, "backward_filter", FBN_BACKWARD, {x, dz}, {});
-    s.note = "updated here";
-    s.multiply_adds = node(op).multiply_adds;
-    s.fixed_bytes = kernel->size * 4 * (2 + 2 * store->slot_count);
-    s.scratch_floats = round_up(tile, 16) + scratch;
-    s.run = [=](const StepContext& c) {
-      for (int64_t k = c.begin; k < c.end; k += tile_rows) {
-        const int64_t end = std::min(k + tile_rows, c.end);
-        plan.backward_filter(c.at(x), in.columns, c.at(dz), out.columns, c.count * in.rows, c.scratch, k, end,
-                             c.scratch + round_up(tile, 16));
-        update_parameter(*store, c.run->rule, *kernel, c.scratch, k * out.columns, (end - k) * out.columns);
+  if (trains_kernel) emit_dense_filter(op, plan, use(values_.at(op.inputs[0])), dz, false);
+}
+
+// W's gradient and update in a features phase of out (by_outputs) or of in.
+void Planner::emit_dense_filter(const Op& op, const DensePlan& plan, int x, int dz, bool by_outputs) {
+  const int64_t in = plan.in_features(), out = plan.out_features(), rows = node(op).size() / out;
+  Parameter* kernel = store_.find(op.node, ParameterRole::kernel);
+  ParameterStore* store = &store_;
+  const int64_t tile = kUpdateRows * kDensePanel;
+  Step s = step(op, "backward_filter", FBN_BACKWARD, {x, dz}, {});
+  s.note = "updated here";
+  s.multiply_adds = node(op).multiply_adds;
+  s.fixed_bytes = kernel->size * 4 * (2 + 2 * store->slot_count);
+  s.scratch_floats = tile + plan.scratch(request_.capacity * rows, phase().slice);
+  s.run = [=](const StepContext& c) {
+    const Range ks = by_outputs ? Range{0, in} : Range{c.begin, c.end};
+    const Range columns = by_outputs ? Range{c.begin, c.end} : Range{0, out};
+    for (int64_t j = columns.begin; j < columns.end; j += kDensePanel) {
+      const Range panel{j, std::min(j + kDensePanel, columns.end)};
+      for (int64_t k = ks.begin; k < ks.end; k += kUpdateRows) {
+        const Range part{k, std::min(k + kUpdateRows, ks.end)};
+        plan.backward_filter(c.at(x), in, c.at(dz), out, c.count * rows, c.scratch, panel.size(), part, panel,
+                             c.scratch + tile);
+        update_parameter(*store, c.run->rule, *kernel, c.scratch, plan.kernel_at(k, j), part.size() * panel.size());
       }
-    };
-    emit(std::move(s));
-  }
+    }
+  };
+  emit(std::move(s));
 }
 
 }  // namespace fastbn
