@@ -67,10 +67,17 @@ FASTBN_INLINE Maximum maximum_of_four(const vfloat* cells) {
   return take(upper, take({cells[2], broadcast_int(2)}, {cells[3], broadcast_int(3)}));
 }
 
+// The new cells along one axis where a window moves by one stride: strides may be far longer than windows and images.
+FASTBN_INLINE int64_t new_cells(int64_t stride, int64_t pool, int64_t size) {
+  const int64_t window = pool < size ? pool : size;
+  return stride < window ? stride : window;
+}
 // What the window below adds to this one: rows lie far apart, too far for hardware prefetchers.
 FASTBN_INLINE void prefetch_below(const PoolingShape& s, const float* corner) {
-  for (int64_t ky = 0; ky < s.stride_height; ++ky) {
-    for (int64_t kx = 0; kx < s.stride_width; ++kx) __builtin_prefetch(corner + (ky * s.width + kx) * s.channels);
+  const int64_t rows = new_cells(s.stride_height, s.pool_height, s.height);
+  const int64_t columns = new_cells(s.stride_width, s.pool_width, s.width);
+  for (int64_t ky = 0; ky < rows; ++ky) {
+    for (int64_t kx = 0; kx < columns; ++kx) __builtin_prefetch(corner + (ky * s.width + kx) * s.channels);
   }
 }
 

@@ -214,3 +214,13 @@ def test_channels_first():
     assert_same(ops.avg_pool2d_backward(first(dy), shape, **options), dx)
     found = ops.global_avg_pool2d_forward(first(x), data_format="channels_first")
     assert_same(found, ops.global_avg_pool2d_forward(x))
+
+
+@pytest.mark.parametrize("pool", [2, (4, 5)])
+def test_a_stride_far_longer_than_the_image_costs_nothing(pool, isa):
+    x = np.arange(20, dtype=np.float32).reshape(1, 4, 5, 1)
+    height, width = (pool, pool) if pool == 2 else pool
+    corner = x[:, :height, :width]
+    far = 2**31 - 1
+    assert ops.max_pool2d_forward(x, pool, strides=(far, far))[0].ravel().tolist() == [corner.max()]
+    assert ops.avg_pool2d_forward(x, pool, strides=(far, far)).ravel().tolist() == [corner.mean()]
