@@ -409,12 +409,14 @@ const Buffer& Program::buffer(int parameter, const char* what) const {
 
 void Program::get(int parameter, const char* what, float* out) const {
   const std::shared_lock state(state_);
-  read_parameter(store_.parameters[static_cast<size_t>(parameter)], buffer(parameter, what), out);
+  const Buffer& from = buffer(parameter, what);  // checks the number
+  read_parameter(store_.parameters[static_cast<size_t>(parameter)], from, out);
 }
 
 void Program::set(int parameter, const char* what, const float* in) {
   const std::unique_lock state(state_);
-  write_parameter(store_.parameters[static_cast<size_t>(parameter)], in, buffer(parameter, what));
+  const Buffer& to = buffer(parameter, what);  // checks the number
+  write_parameter(store_.parameters[static_cast<size_t>(parameter)], in, to);
   packed_ = false;
 }
 

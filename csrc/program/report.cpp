@@ -132,7 +132,8 @@ std::string describe(const Plan& plan, const Graph& graph) {
     text += concatenate("\nphase ", number, ": ");
     if (phase.domain == Domain::single) text += "each step by itself\n";
     if (phase.domain == Domain::features)
-      text += concatenate("split by columns, ", phase.slice, " of ", phase.columns, " a task\n");
+      text +=
+          concatenate("split by columns, ", std::min(phase.slice, phase.columns), " of ", phase.columns, " a task\n");
     if (phase.domain == Domain::samples) text += "split by samples, a chunk a task\n";
     size_t place = 0;
     const auto steps_of = [&](size_t count) {
