@@ -146,7 +146,8 @@ def check_out(
 ) -> npt.NDArray[Any]:
     """`out`, if it can hold a result; it may be `in_place` itself, but share no memory with another input or output.
 
-    Of a DLPack producer, the array that shows its memory. Raises TypeError where it is neither, ValueError otherwise.
+    Of a DLPack producer, the array that shows its memory. Raises TypeError where it is neither, or of another dtype,
+    ValueError otherwise.
     """
     if _core.fits_result(out, shape, dtype, (*inputs, *outputs)):  # what is left is in place, or refused with a reason
         return cast("npt.NDArray[Any]", out)
@@ -154,7 +155,7 @@ def check_out(
         raise TypeError(f"{operation}: {name} must be a NumPy array. Received: {type(out).__name__}")
     target = view(operation, name, out)
     if target.dtype != dtype:
-        raise ValueError(f"{operation}: {name} must have dtype {np.dtype(dtype)}. Received: dtype {target.dtype}")
+        raise TypeError(f"{operation}: {name} must have dtype {np.dtype(dtype)}. Received: dtype {target.dtype}")
     if target.shape != shape:
         raise ValueError(f"{operation}: {name} must have shape {shape}. Received: {name}.shape={target.shape}")
     if not (target.flags.c_contiguous and target.flags.aligned):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from rich.table import Table
 from fastbn import networks, utils
 from fastbn.callbacks import Callback
 from fastbn.datasets import DataSet
+from fastbn.explain._sentences import FOLLOWS
 from fastbn.optimizers import SGD
 
 if TYPE_CHECKING:
@@ -128,6 +130,9 @@ def verdict(rows: list[Row]) -> str:
     by_name = {row.network: row for row in rows}
     mlp, cnn, small = by_name["mlp"], by_name["cnn"], by_name["cnn_small"]
 
+    def deviation(row: Row) -> float:
+        return (row.seconds / mlp.seconds) / (row.multiply_adds / mlp.multiply_adds)
+
     def against_mlp(row: Row) -> str:
         arithmetic, seconds = row.multiply_adds / mlp.multiply_adds, row.seconds / mlp.seconds
         theirs = _QUESTION_SECONDS[row.network] / _QUESTION_SECONDS["mlp"]
@@ -137,7 +142,9 @@ def verdict(rows: list[Row]) -> str:
         )
 
     if small.seconds < mlp.seconds < cnn.seconds:
-        judgement = "time follows arithmetic, not the number of parameters"
+        judgement = "the order of the times is that of arithmetic, not of the number of parameters"
+        if all(abs(math.log(deviation(row))) <= math.log(FOLLOWS) for row in (cnn, small)):
+            judgement = "time follows arithmetic, not the number of parameters"
     elif small.seconds >= mlp.seconds:
         judgement = "cnn_small takes longer than mlp with less arithmetic, so here time does not follow arithmetic"
     else:

@@ -117,7 +117,8 @@ fbn_status fbn_optimizer_update(const fbn_optimizer* d, int64_t iteration, int64
     if (d->kind == FBN_RMSPROP) operation = "rmsprop_update";
     if (d->kind == FBN_ADAM) operation = "adam_update";
     check_optimizer(operation, *d);
-    require_size(operation, "iteration", iteration, 0);
+    require(iteration >= 0 && iteration <= kMaxIteration, operation, ": iteration must lie in [0, ", kMaxIteration,
+            "]. Received: ", iteration);
     require_size(operation, "size", size, 0);
     checked_product(operation, {size});
     require_array(operation, "weights", weights, size);

@@ -8,6 +8,7 @@
 namespace fastbn {
 
 inline constexpr int kMaxSlots = 3;
+inline constexpr int64_t kMaxIteration = int64_t{1} << 53;  // a double, as Adam's powers take it, still counts by ones
 
 // Throws INVALID_VALUE for NaN, negative or out-of-range hyper-parameters, naming the rule.
 void check_optimizer(const char* operation, const fbn_optimizer& d);

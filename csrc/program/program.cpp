@@ -14,7 +14,6 @@
 namespace fastbn {
 namespace {
 
-constexpr int64_t kMaxIteration = int64_t{1} << 53;  // a double, as Adam's powers take it, still counts by ones
 constexpr int64_t kInferenceBatch = 256;             // capacity of the evaluation and prediction plans
 
 // The number of rows is the caller's to know; what lies before the first is wrong for all.

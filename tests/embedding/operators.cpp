@@ -105,6 +105,17 @@ void dense() {
         return fbn_dense_backward(&d, dy.data(), x.data(), kernel.data(), y.data(), out[0].data(), out[1].data(),
                                   out[2].data(), nullptr);
       });
+  Floats out(15);
+  d.rows = -1;  // sizes that are none are left to the call, which knows the rule
+  refused("dense_forward: rows must be at least 0. Received: -1",
+          [&] { fastbn::dense_forward(d, x, kernel, bias, out); });
+  d.rows = (int64_t{1} << 62) + 3;  // times 4 passes int64
+  try {
+    fastbn::dense_forward(d, x, kernel, bias, out);
+    check(false, "not refused: a size beyond int64");
+  } catch (const fastbn::Error& error) {
+    check(std::string(error.what()).find("must fit into 63 bits") != std::string::npos, error.what());
+  }
 }
 
 void batch_norm() {

@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
+#include <limits>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -131,6 +132,21 @@ Value<T> finish(fbn_status status, T value) {
 }
 
 // Checks sizes one after another, and then calls; the first failure is the status.
+// The product of sizes; -1 where one is negative or where it passes int64.
+inline int64_t product(std::initializer_list<int64_t> sizes) {
+  int64_t result = 1;
+  for (const int64_t size : sizes) {
+    if (size < 0) return -1;
+    if (size == 0) result = 0;
+  }
+  if (result == 0) return 0;
+  for (const int64_t size : sizes) {
+    if (result > std::numeric_limits<int64_t>::max() / size) return -1;
+    result *= size;
+  }
+  return result;
+}
+
 class Sizes {
  public:
   explicit Sizes(const char* operation) : operation_(operation) {}
@@ -139,8 +155,8 @@ class Sizes {
     return *this;
   }
   template <class T>
-  Sizes& is(const char* name, Span<T> span, int64_t wanted) {
-    if (status_ == FBN_OK && span.size() != static_cast<size_t>(wanted))
+  Sizes& is(const char* name, Span<T> span, int64_t wanted) {  // of no valid size (< 0): the call itself says why
+    if (status_ == FBN_OK && wanted >= 0 && span.size() != static_cast<size_t>(wanted))
       status_ = broken_size(operation_, name, wanted, span.size());
     return *this;
   }
@@ -246,9 +262,9 @@ struct Conv2d : fbn_conv2d {
     struct_size = sizeof(fbn_conv2d);
     stride_height = stride_width = dilation_height = dilation_width = groups = 1;
   }
-  int64_t x_size() const { return batch * height * width * in_channels; }
+  int64_t x_size() const { return detail::product({batch, height, width, in_channels}); }
   int64_t kernel_size() const {
-    return groups > 0 ? kernel_height * kernel_width * (in_channels / groups) * out_channels : 0;
+    return groups > 0 ? detail::product({kernel_height, kernel_width, in_channels / groups, out_channels}) : -1;
   }
   // Extents of the result; the status is that of the C interface.
   fbn_status output_size(int64_t& out_height, int64_t& out_width) const {
@@ -261,7 +277,7 @@ struct Pool2d : fbn_pool2d {
     struct_size = sizeof(fbn_pool2d);
     pool_height = pool_width = stride_height = stride_width = 2;
   }
-  int64_t x_size() const { return batch * height * width * channels; }
+  int64_t x_size() const { return detail::product({batch, height, width, channels}); }
   fbn_status output_size(int64_t& out_height, int64_t& out_width) const {
     return fbn_pool2d_output_size(this, &out_height, &out_width);
   }
@@ -269,9 +285,9 @@ struct Pool2d : fbn_pool2d {
 
 struct Dense : fbn_dense {
   Dense() : fbn_dense{} { struct_size = sizeof(fbn_dense); }
-  int64_t x_size() const { return rows * in_features; }
-  int64_t y_size() const { return rows * out_features; }
-  int64_t kernel_size() const { return in_features * out_features; }
+  int64_t x_size() const { return detail::product({rows, in_features}); }
+  int64_t y_size() const { return detail::product({rows, out_features}); }
+  int64_t kernel_size() const { return detail::product({in_features, out_features}); }
 };
 
 struct BatchNorm : fbn_batch_norm {
@@ -279,7 +295,7 @@ struct BatchNorm : fbn_batch_norm {
     struct_size = sizeof(fbn_batch_norm);
     epsilon = 1e-3;
   }
-  int64_t size() const { return rows * channels; }
+  int64_t size() const { return detail::product({rows, channels}); }
 };
 
 inline Result conv2d_forward(const Conv2d& d, Span<const float> x, Span<const float> kernel, Span<const float> bias,
@@ -291,7 +307,7 @@ inline Result conv2d_forward(const Conv2d& d, Span<const float> x, Span<const fl
           .is("x", x, d.x_size())
           .is("kernel", kernel, d.kernel_size())
           .is_or_empty("bias", bias, d.out_channels)
-          .is("y", y, d.batch * height * width * d.out_channels)
+          .is("y", y, detail::product({d.batch, height, width, d.out_channels}))
           .then([&] { return fbn_conv2d_forward(&d, x.data(), kernel.data(), bias.data(), y.data(), &exec); }));
 }
 
@@ -308,7 +324,7 @@ inline Result conv2d_backward(const Conv2d& d, Span<const float> dy, Span<const 
   int64_t height = 0, width = 0;
   detail::Sizes sizes("conv2d_backward");
   sizes.also(d.output_size(height, width));
-  const int64_t y_size = d.batch * height * width * d.out_channels;
+  const int64_t y_size = detail::product({d.batch, height, width, d.out_channels});
   return detail::finish(sizes.is("dy", dy, y_size)
                             .is("x", x, d.x_size())
                             .is("kernel", kernel, d.kernel_size())
@@ -428,8 +444,8 @@ inline Result batch_norm_merge(int64_t channels, Span<const int64_t> counts, Spa
                                Span<const double> m2s, Span<double> mean, Span<double> variance) {
   const int64_t shards = static_cast<int64_t>(counts.size());
   return detail::finish(detail::Sizes("batch_norm_merge")
-                            .is("means", means, shards * channels)
-                            .is("m2s", m2s, shards * channels)
+                            .is("means", means, detail::product({shards, channels}))
+                            .is("m2s", m2s, detail::product({shards, channels}))
                             .is("mean", mean, channels)
                             .is("variance", variance, channels)
                             .then([&] {
@@ -462,8 +478,8 @@ inline Result batch_norm_backward_partial(const BatchNorm& d, Span<const float> 
 inline Result batch_norm_backward_merge(int64_t shards, int64_t channels, Span<const double> sums_dy,
                                         Span<const double> sums_dy_xc, Span<double> sum_dy, Span<double> sum_dy_xc) {
   return detail::finish(detail::Sizes("batch_norm_backward_merge")
-                            .is("sums_dy", sums_dy, shards * channels)
-                            .is("sums_dy_xc", sums_dy_xc, shards * channels)
+                            .is("sums_dy", sums_dy, detail::product({shards, channels}))
+                            .is("sums_dy_xc", sums_dy_xc, detail::product({shards, channels}))
                             .is("sum_dy", sum_dy, channels)
                             .is("sum_dy_xc", sum_dy_xc, channels)
                             .then([&] {
@@ -503,9 +519,10 @@ inline Result max_pool2d_forward(const Pool2d& d, Span<const float> x, Span<floa
   int64_t height = 0, width = 0;
   detail::Sizes sizes("max_pool2d_forward");
   sizes.also(d.output_size(height, width));
-  const int64_t y_size = d.batch * height * width * d.channels;
+  const int64_t y_size = detail::product({d.batch, height, width, d.channels});
   if (!index.empty())
-    sizes.is("index", index, y_size * (fbn_pool2d_index_dtype(&d) == FBN_UINT8 ? 1 : int64_t{sizeof(int32_t)}));
+    sizes.is("index", index,
+             detail::product({y_size, fbn_pool2d_index_dtype(&d) == FBN_UINT8 ? 1 : int64_t{sizeof(int32_t)}}));
   return detail::finish(sizes.is("x", x, d.x_size()).is("y", y, y_size).then([&] {
     return fbn_max_pool2d_forward(&d, x.data(), y.data(), index.data(), &exec);
   }));
@@ -516,10 +533,11 @@ inline Result max_pool2d_backward(const Pool2d& d, Span<const float> dy, Span<co
   int64_t height = 0, width = 0;
   detail::Sizes sizes("max_pool2d_backward");
   sizes.also(d.output_size(height, width));
-  const int64_t y_size = d.batch * height * width * d.channels;
+  const int64_t y_size = detail::product({d.batch, height, width, d.channels});
   return detail::finish(
       sizes.is("dy", dy, y_size)
-          .is("index", index, y_size * (fbn_pool2d_index_dtype(&d) == FBN_UINT8 ? 1 : int64_t{sizeof(int32_t)}))
+          .is("index", index,
+              detail::product({y_size, fbn_pool2d_index_dtype(&d) == FBN_UINT8 ? 1 : int64_t{sizeof(int32_t)}}))
           .is("dx", dx, d.x_size())
           .then([&] { return fbn_max_pool2d_backward(&d, dy.data(), index.data(), dx.data(), &exec); }));
 }
@@ -529,7 +547,7 @@ inline Result avg_pool2d_forward(const Pool2d& d, Span<const float> x, Span<floa
   return detail::finish(detail::Sizes("avg_pool2d_forward")
                             .also(d.output_size(height, width))
                             .is("x", x, d.x_size())
-                            .is("y", y, d.batch * height * width * d.channels)
+                            .is("y", y, detail::product({d.batch, height, width, d.channels}))
                             .then([&] { return fbn_avg_pool2d_forward(&d, x.data(), y.data(), &exec); }));
 }
 
@@ -537,7 +555,7 @@ inline Result avg_pool2d_backward(const Pool2d& d, Span<const float> dy, Span<fl
   int64_t height = 0, width = 0;
   return detail::finish(detail::Sizes("avg_pool2d_backward")
                             .also(d.output_size(height, width))
-                            .is("dy", dy, d.batch * height * width * d.channels)
+                            .is("dy", dy, detail::product({d.batch, height, width, d.channels}))
                             .is("dx", dx, d.x_size())
                             .then([&] { return fbn_avg_pool2d_backward(&d, dy.data(), dx.data(), &exec); }));
 }
@@ -546,8 +564,8 @@ inline Result global_avg_pool2d_forward(int64_t batch, int64_t pixels, int64_t c
                                         Span<float> y, const Exec& exec = {}) {
   return detail::finish(
       detail::Sizes("global_avg_pool2d_forward")
-          .is("x", x, batch * pixels * channels)
-          .is("y", y, batch * channels)
+          .is("x", x, detail::product({batch, pixels, channels}))
+          .is("y", y, detail::product({batch, channels}))
           .then([&] { return fbn_global_avg_pool2d_forward(batch, pixels, channels, x.data(), y.data(), &exec); }));
 }
 
@@ -555,8 +573,8 @@ inline Result global_avg_pool2d_backward(int64_t batch, int64_t pixels, int64_t 
                                          Span<float> dx, const Exec& exec = {}) {
   return detail::finish(
       detail::Sizes("global_avg_pool2d_backward")
-          .is("dy", dy, batch * channels)
-          .is("dx", dx, batch * pixels * channels)
+          .is("dy", dy, detail::product({batch, channels}))
+          .is("dx", dx, detail::product({batch, pixels, channels}))
           .then([&] { return fbn_global_avg_pool2d_backward(batch, pixels, channels, dy.data(), dx.data(), &exec); }));
 }
 
@@ -564,17 +582,18 @@ inline Result global_avg_pool2d_backward(int64_t batch, int64_t pixels, int64_t 
 inline Result activation_forward(fbn_activation activation, int64_t rows, int64_t columns, Span<const float> x,
                                  Span<float> y, float alpha = 0, const Exec& exec = {}) {
   return detail::finish(
-      detail::Sizes("activation_forward").is("x", x, rows * columns).is("y", y, rows * columns).then([&] {
-        return fbn_activation_forward(activation, alpha, rows, columns, x.data(), y.data(), &exec);
-      }));
+      detail::Sizes("activation_forward")
+          .is("x", x, detail::product({rows, columns}))
+          .is("y", y, detail::product({rows, columns}))
+          .then([&] { return fbn_activation_forward(activation, alpha, rows, columns, x.data(), y.data(), &exec); }));
 }
 
 inline Result activation_backward(fbn_activation activation, int64_t rows, int64_t columns, Span<const float> dy,
                                   Span<const float> y, Span<float> dx, float alpha = 0, const Exec& exec = {}) {
   return detail::finish(detail::Sizes("activation_backward")
-                            .is("dy", dy, rows * columns)
-                            .is("y", y, rows * columns)
-                            .is("dx", dx, rows * columns)
+                            .is("dy", dy, detail::product({rows, columns}))
+                            .is("y", y, detail::product({rows, columns}))
+                            .is("dx", dx, detail::product({rows, columns}))
                             .then([&] {
                               return fbn_activation_backward(activation, alpha, rows, columns, dy.data(), y.data(),
                                                              dx.data(), &exec);
@@ -609,10 +628,10 @@ Result softmax_cross_entropy_forward(int64_t rows, int64_t classes, Span<const f
                                      Span<float> loss, Span<float> probabilities, const Exec& exec = {}) {
   constexpr int32_t dtype = detail::label_dtype<Label>();
   return detail::finish(detail::Sizes("softmax_cross_entropy_forward")
-                            .is("logits", logits, rows * classes)
-                            .is("labels", labels, dtype == FBN_INT32 ? rows : rows * classes)
+                            .is("logits", logits, detail::product({rows, classes}))
+                            .is("labels", labels, dtype == FBN_INT32 ? rows : detail::product({rows, classes}))
                             .is("loss", loss, rows)
-                            .is("probabilities", probabilities, rows * classes)
+                            .is("probabilities", probabilities, detail::product({rows, classes}))
                             .then([&] {
                               return fbn_softmax_cross_entropy_forward(rows, classes, logits.data(), labels.data(),
                                                                        dtype, loss.data(), probabilities.data(), &exec);
@@ -625,9 +644,9 @@ Result softmax_cross_entropy_backward(int64_t rows, int64_t classes, Span<const 
                                       const Exec& exec = {}) {
   constexpr int32_t dtype = detail::label_dtype<Label>();
   return detail::finish(detail::Sizes("softmax_cross_entropy_backward")
-                            .is("probabilities", probabilities, rows * classes)
-                            .is("labels", labels, dtype == FBN_INT32 ? rows : rows * classes)
-                            .is("dlogits", dlogits, rows * classes)
+                            .is("probabilities", probabilities, detail::product({rows, classes}))
+                            .is("labels", labels, dtype == FBN_INT32 ? rows : detail::product({rows, classes}))
+                            .is("dlogits", dlogits, detail::product({rows, classes}))
                             .then([&] {
                               return fbn_softmax_cross_entropy_backward(rows, classes, probabilities.data(),
                                                                         labels.data(), dtype, scale, dlogits.data(),
@@ -638,8 +657,8 @@ Result softmax_cross_entropy_backward(int64_t rows, int64_t classes, Span<const 
 inline Result mean_squared_error_forward(int64_t rows, int64_t columns, Span<const float> predictions,
                                          Span<const float> targets, Span<float> loss, const Exec& exec = {}) {
   return detail::finish(detail::Sizes("mean_squared_error_forward")
-                            .is("predictions", predictions, rows * columns)
-                            .is("targets", targets, rows * columns)
+                            .is("predictions", predictions, detail::product({rows, columns}))
+                            .is("targets", targets, detail::product({rows, columns}))
                             .is("loss", loss, rows)
                             .then([&] {
                               return fbn_mean_squared_error_forward(rows, columns, predictions.data(), targets.data(),
@@ -651,9 +670,9 @@ inline Result mean_squared_error_backward(int64_t rows, int64_t columns, Span<co
                                           Span<const float> targets, float scale, Span<float> dpredictions,
                                           const Exec& exec = {}) {
   return detail::finish(detail::Sizes("mean_squared_error_backward")
-                            .is("predictions", predictions, rows * columns)
-                            .is("targets", targets, rows * columns)
-                            .is("dpredictions", dpredictions, rows * columns)
+                            .is("predictions", predictions, detail::product({rows, columns}))
+                            .is("targets", targets, detail::product({rows, columns}))
+                            .is("dpredictions", dpredictions, detail::product({rows, columns}))
                             .then([&] {
                               return fbn_mean_squared_error_backward(rows, columns, predictions.data(), targets.data(),
                                                                      scale, dpredictions.data(), &exec);
@@ -942,7 +961,7 @@ class Program {
     int64_t n = 0;
     detail::Sizes sizes("predict");
     sizes.also(take_rows("predict", Span(x.data(), x.size()), index, n));
-    return detail::finish(sizes.is("out", out, n * output_size_).then([&] {
+    return detail::finish(sizes.is("out", out, detail::product({n, output_size_})).then([&] {
       return fbn_program_predict(program_.get(), x.data(), index.data(), n, out.data(), &exec);
     }));
   }
