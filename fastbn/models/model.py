@@ -239,7 +239,10 @@ class Model:
         return [engine.get(name) for name in engine.parameters]
 
     def set_weights(self, weights: Sequence[npt.ArrayLike]) -> None:
-        """Set what `get_weights` returns. Raises ValueError for another number of arrays or other shapes."""
+        """Set what `get_weights` returns.
+
+        Raises TypeError where it is no list, ValueError for another number of arrays or other shapes.
+        """
         engine = self._require_engine("set_weights")
         _set_all(engine, list(engine.parameters), weights)
 
@@ -289,7 +292,7 @@ class Model:
         """Gradients of the last training step by parameter, for models compiled with keep_gradients=True."""
         engine, training = self._require_training("gradients")
         if not training.keep_gradients:
-            raise ValueError("gradients: compile the model with keep_gradients=True to keep them")
+            raise ValueError("gradients: compile the model with keep_gradients=True. Received: keep_gradients=False")
         return {name: engine.get(name, "gradient") for name in engine.parameters if name in engine.trainable}
 
     def optimizer_state(self) -> dict[str, Any]:
@@ -301,8 +304,13 @@ class Model:
         return state
 
     def set_optimizer_state(self, state: Mapping[str, Any]) -> None:
-        """Set what `optimizer_state` returns. Raises ValueError where names or shapes differ."""
+        """Set what `optimizer_state` returns.
+
+        Raises TypeError where it is no mapping, ValueError where names or shapes differ.
+        """
         op = "set_optimizer_state"
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{op}: must be a dict of arrays. Received: {type(state).__name__}")
         engine, _ = self._require_training(op)
         slots = {f"{name}:{slot}": (name, slot) for name, slot in engine.slots()}
         if set(state) != {"iterations", *slots}:
@@ -754,6 +762,8 @@ def _metrics(given: Any, loss: losses.Loss) -> Iterable[metrics.Metric]:
 
 def _set_all(engine: Engine, names: list[str], weights: Sequence[npt.ArrayLike]) -> None:
     """Set parameters after checking all: none is written where one does not fit."""
+    if not hasattr(weights, "__len__"):
+        raise TypeError(f"set_weights: weights must be a list of arrays. Received: {type(weights).__name__}")
     if len(weights) != len(names):
         raise ValueError(f"set_weights: takes {len(names)} arrays, for {names}. Received: {len(weights)}")
     arrays = [as_float32("set_weights", name, value) for name, value in zip(names, weights, strict=True)]

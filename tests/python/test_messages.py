@@ -71,6 +71,17 @@ def model():
         (lambda: model().fit(W[None], W[None], verbose=0, validation_split="a"), TypeError, "fit: validation_split"),
         (lambda: model().fit(W[None], W[None], verbose=0, callbacks=3), TypeError, "callbacks: must be instances"),
         (
+            lambda: model().set_weights(None),
+            TypeError,
+            "set_weights: weights must be a list",
+        ),
+        (
+            lambda: model().set_optimizer_state(None),
+            TypeError,
+            "set_optimizer_state: must be a dict",
+        ),
+        (lambda: model().gradients(), ValueError, "gradients: compile the model"),
+        (
             lambda: model().set_optimizer_state({"iterations": -1}),
             ValueError,
             "set_optimizer_state: iterations must not be negative",
