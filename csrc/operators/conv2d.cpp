@@ -187,12 +187,16 @@ fbn_status fbn_conv2d_forward(const fbn_conv2d* d, const float* x, const float* 
       require_array(operation, "kernel", kernel, images > 0 ? g.kernel_size() : 0);
       require_array(operation, "y", y, images * g.out_size());
     }
+    if (images == 0) {  // of any extents: nothing may be planned from those
+      Workspace(operation, run).commit();
+      return;
+    }
     const AnyCorrelation c(g, false, d->algorithm);
     const int64_t lane_scratch = round_up(c->scratch(), 16);
     Workspace workspace(operation, run);
     const size_t packed_at = workspace.reserve<float>(c->packed_size());
     const size_t scratch_at = workspace.reserve<float>(checked_product(operation, {lane_scratch, run.lanes}));
-    if (workspace.commit() || images == 0) return;
+    if (workspace.commit()) return;
     float* packed = workspace.at<float>(packed_at);
     float* scratch = workspace.at<float>(scratch_at);
     const double work = 2.0 * double(images) * double(g.multiply_adds());
@@ -225,6 +229,12 @@ fbn_status fbn_conv2d_backward(const fbn_conv2d* d, const float* dy, const float
       require_array(operation, "x", x, dkernel ? images * g.in_size() : 0);
       require_array(operation, "kernel", kernel, dx && images > 0 ? g.kernel_size() : 0);
       require_array(operation, "y", y, through ? images * g.out_size() : 0);
+    }
+    if (images == 0) {
+      if (Workspace(operation, run).commit()) return;
+      if (dkernel) std::fill_n(dkernel, g.kernel_size(), 0.0f);
+      if (dbias) std::fill_n(dbias, g.out_channels, 0.0f);
+      return;
     }
     const AnyCorrelation c(g, true, d->algorithm);
     const double product = 2.0 * double(images) * double(g.multiply_adds());
@@ -264,7 +274,7 @@ fbn_status fbn_conv2d_backward(const fbn_conv2d* d, const float* dy, const float
     double* sums = workspace.at<double>(sums_at);
     const float* gradient = through ? dy_through : dy;
 
-    const int64_t pack_tasks = dx && images > 0 ? c->units() : 0;
+    const int64_t pack_tasks = dx ? c->units() : 0;
     const int64_t through_tasks = through ? std::min<int64_t>(bias_rows, 4 * run.lanes) : 0;
     const auto prepare = [&](int64_t i, int) {
       if (i < pack_tasks) return c->pack(kernel, packed, {i, i + 1});

@@ -242,3 +242,16 @@ def test_scalar_and_pair_options_agree():
         ops.conv2d_forward(x, kernel, strides=(2, 2), dilation=(1, 1)),
     )
     assert_same(ops.conv2d_forward(x, kernel, dilation=2), ops.conv2d_forward(x, kernel, dilation=(2, 2)))
+
+
+def test_an_empty_batch_of_huge_images_costs_nothing(isa):
+    x = np.empty((0, 2**20, 2**31 - 1, 1), np.float32)
+    kernel = np.ones((2, 2, 1, 3), np.float32)
+    strides = (2**20, 2**31 - 1)
+    y = ops.conv2d_forward(x, kernel, strides=strides, padding="same")
+    assert y.shape == (0, 1, 1, 3)
+    dx, dkernel, dbias = ops.conv2d_backward(y, x, kernel, strides=strides, padding="same")
+    assert dx.shape == x.shape
+    assert not dkernel.any()
+    assert dkernel.shape == kernel.shape
+    assert not dbias.any()
