@@ -14,7 +14,7 @@
 namespace fastbn {
 namespace {
 
-constexpr int64_t kInferenceBatch = 256;             // capacity of the evaluation and prediction plans
+constexpr int64_t kInferenceBatch = 256;  // capacity of the evaluation and prediction plans
 
 // The number of rows is the caller's to know; what lies before the first is wrong for all.
 void check_index(const char* operation, const int64_t* index, int64_t n) {
