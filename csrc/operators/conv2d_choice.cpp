@@ -28,7 +28,7 @@ struct Shares {
 
 Shares winograd_shares(int64_t in, int64_t out, int64_t height, int64_t width, bool filter) {
   const int64_t lanes = kernels().vector_floats;
-  const double in_vectors = double((in + lanes - 1) / lanes), out_vectors = double((out + lanes - 1) / lanes);
+  const double in_vectors = double(parts_of_at_most(in, lanes)), out_vectors = double(parts_of_at_most(out, lanes));
   const double pairs = double(in) * out_vectors;
   const auto weights = [&](int64_t points, double images) {
     const double vectors = double(points) * pairs, bytes = vectors * double(lanes) * sizeof(float);
@@ -38,7 +38,7 @@ Shares winograd_shares(int64_t in, int64_t out, int64_t height, int64_t width, b
   Shares shares{};
   for (int form = 0; form < 2; ++form) {
     const int tile = kTiles[form], points = (tile + 2) * (tile + 2);
-    const double tiles = double((height + tile - 1) / tile * ((width + tile - 1) / tile));
+    const double tiles = double(parts_of_at_most(height, tile) * parts_of_at_most(width, tile));
     const double images = filter ? std::clamp(128 / tiles, 1.0, kImages) : kImages;
     const double time =
         tiles * (points * pairs + kSource[form] * in_vectors + kResult[form] * out_vectors) + weights(points, images);

@@ -320,6 +320,12 @@ fbn_status fbn_dense_backward(const fbn_dense* d, const float* dy, const float* 
       require_array(operation, "y", y, through ? d->rows * d->out_features : 0);
     }
     const int64_t rows = d->rows, in = d->in_features, out = d->out_features;
+    if (rows == 0) {  // arrays of no elements may be NULL
+      if (Workspace(operation, run).commit()) return;
+      if (dkernel) std::fill_n(dkernel, in * out, 0.0f);
+      if (dbias) std::fill_n(dbias, out, 0.0f);
+      return;
+    }
     const DensePlan plan(in, out);
     const int64_t grain = DensePlan::column_grain();
     const double product = 2.0 * double(rows) * double(in) * double(out);

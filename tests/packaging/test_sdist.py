@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LEFT_OUT = (".ci/",)
+LEFT_OUT = (".ci/", "docs/studies/")
 
 pytestmark = pytest.mark.slow
 
