@@ -18,6 +18,7 @@ from rich.table import Table
 from fastbn import networks, utils
 from fastbn.callbacks import Callback
 from fastbn.datasets import DataSet
+from fastbn.explain._networks import QUESTION_SECONDS
 from fastbn.explain._sentences import FOLLOWS
 from fastbn.optimizers import SGD
 
@@ -28,9 +29,6 @@ __all__ = ["Row", "run", "table", "verdict"]
 
 _BATCH = 128
 _SEED = 0
-
-#: Seconds an epoch that the question reports (Keras on Theano, its author's machine).
-_QUESTION_SECONDS = {"mlp": 16.0, "cnn": 340.0, "cnn_small": 28.0}
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def table(rows: list[Row]) -> Table:
     for heading in ("parameters", "multiply-adds", "s/epoch", "question's", "accuracy"):
         out.add_column(heading, justify="right")
     for row in rows:
-        theirs = _QUESTION_SECONDS.get(row.network)
+        theirs = QUESTION_SECONDS.get(row.network)
         out.add_row(
             row.network,
             f"{row.parameters:,}",
@@ -135,7 +133,7 @@ def verdict(rows: list[Row]) -> str:
 
     def against_mlp(row: Row) -> str:
         arithmetic, seconds = row.multiply_adds / mlp.multiply_adds, row.seconds / mlp.seconds
-        theirs = _QUESTION_SECONDS[row.network] / _QUESTION_SECONDS["mlp"]
+        theirs = QUESTION_SECONDS[row.network] / QUESTION_SECONDS["mlp"]
         return (
             f"{row.network} does {_ratio(arithmetic)} times the arithmetic of mlp in {_ratio(seconds)} times its time "
             f"(the question: {_ratio(theirs)})"

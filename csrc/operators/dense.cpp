@@ -64,9 +64,9 @@ struct Panel {
   int64_t b_row;
 };
 
-// C[r][j] = act(bias[j] + sum_p A[r][p] B[p][j]), j in [0, columns), where panel(p, depth, j, n, at) gives block
-// B[p .. p + depth)[j .. j + n) of at most a packed panel's columns; `at` counts the floats of the blocks before it
-// that are in use at the same time.
+// C[r][j] = act(bias[j] + sum_p A[r][p] B[p][j]), j in [0, columns), where make_panel(p, depth, j, n, at) gives
+// block B[p .. p + depth)[j .. j + n) of at most a packed panel's columns; `at` counts the floats of the blocks before
+// it that are in use at the same time.
 template <class MakePanel>
 void blocked_product(const float* a, int64_t a_row, int64_t rows, int64_t k, int64_t columns, const float* bias,
                      int32_t activation, float alpha, float* c, int64_t c_row, const MakePanel& make_panel) {

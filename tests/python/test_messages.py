@@ -60,6 +60,8 @@ def model():
         (lambda: ops.dropout_forward(X, 0.5, 2**64), ValueError, "dropout_forward: seed must"),
         (lambda: ops.mean_squared_error_backward(X, X, "a"), TypeError, "mean_squared_error_backward: scale must be"),
         (lambda: ops.adam_update(W, G, M, V, iteration=2**63), ValueError, "adam_update: iteration must fit"),
+        (lambda: ops.adam_update(W, G, M, V, iteration=2**53 + 1), ValueError, "adam_update: iteration must lie in"),
+        (lambda: ops.sgd_update(W.astype(np.float64), G), TypeError, "sgd_update: w must have dtype float32"),
         (lambda: ops.adam_update(W, G, M, V, epsilon="a"), TypeError, "adam_update: epsilon must be a number"),
         (lambda: ops.sgd_update(W, G, learning_rate=None), TypeError, "sgd_update: learning_rate must be a number"),
         (lambda: ops.conv2d_forward(X, KERNEL, algorithm=[]), ValueError, "conv2d_forward: algorithm must be one of"),
