@@ -11,14 +11,19 @@ constexpr int kHalf = kLanes / 2;  // doubles to a vector
 // channels than that, so that factors and sums are loaded less often than data.
 constexpr int kSumVectors = kLanes == 16 ? 4 : 2;
 constexpr int kBackwardSumVectors = kLanes == 16 ? 2 : 1;
-constexpr int64_t kSumRows = 8;
-constexpr int64_t kApplyRows = 8;
+constexpr int64_t kSumRows = 16;
+constexpr int64_t kBackwardSumRows = 8;
+constexpr int64_t kApplyRows = 4;
 
 // Taking a few rows at a time reads memory out of order, which hardware prefetchers follow badly: each element asks
-// for the one that lies two steps ahead, and no less than a page's worth of floats. Prefetching never faults.
+// for the one that lies as many rows ahead, and no less than a page's worth of floats. Long rows are followed well, and
+// as many of them ahead would be more than the first cache holds: there it asks for the next columns. Prefetching never
+// faults.
 FASTBN_INLINE void prefetch(const float* p) { __builtin_prefetch(p); }
-FASTBN_INLINE int64_t prefetch_distance(int64_t step, int64_t stride) {
-  return 2 * step * stride < 1024 ? 1024 : 2 * step * stride;
+FASTBN_INLINE int64_t prefetch_distance(int64_t rows, int64_t stride) {
+  constexpr int64_t kLong = 512, kColumns = 64, kPage = 1024;
+  if (stride >= kLong) return kColumns;
+  return rows * stride < kPage ? kPage : rows * stride;
 }
 
 // Lengths of vectors: whole ones carry theirs as a type.
@@ -52,9 +57,9 @@ FASTBN_INLINE void store_sums(double* p, Doubles s, int64_t n) {
 }
 
 // body(first_row, rows, channel, vectors, n): groups of `Vectors` vectors of channels, then single ones, then a part.
-template <int Vectors, class Body>
+template <int Vectors, int64_t Rows, class Body>
 FASTBN_INLINE void for_each_group(int64_t rows, int64_t channels, Body body) {
-  const int64_t step = channels <= Vectors * kLanes ? rows : kSumRows;
+  const int64_t step = channels <= Vectors * kLanes ? rows : Rows;
   for (int64_t r = 0; r < rows; r += step) {
     const int64_t count = rows - r < step ? rows - r : step;
     int64_t c = 0;
@@ -70,36 +75,37 @@ FASTBN_INLINE void for_each_group(int64_t rows, int64_t channels, Body body) {
 void sums(int64_t rows, int64_t channels, int64_t stride, const float* x, const float* shift, double* sum,
           double* square) {
   const int64_t ahead = prefetch_distance(channels <= kSumVectors * kLanes ? 1 : kSumRows, stride);
-  for_each_group<kSumVectors>(rows, channels, [&](int64_t first, int64_t count, int64_t c, auto vectors, auto n) {
-    constexpr int kVectors = vectors.value;
-    Doubles s[kVectors], q[kVectors], base[kVectors];
+  for_each_group<kSumVectors, kSumRows>(
+      rows, channels, [&](int64_t first, int64_t count, int64_t c, auto vectors, auto n) {
+        constexpr int kVectors = vectors.value;
+        Doubles s[kVectors], q[kVectors], base[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      const int64_t at = c + v * kLanes;
-      const vfloat value = load_n(shift + at, n);
-      base[v] = widen(value - value == vfloat{} ? value : vfloat{});
-      s[v] = load_sums(sum + at, n);
-      q[v] = load_sums(square + at, n);
-    }
-    const float* p = x + first * stride + c;
-    for (int64_t r = 0; r < count; ++r, p += stride) {
+        for (int v = 0; v < kVectors; ++v) {
+          const int64_t at = c + v * kLanes;
+          const vfloat value = load_n(shift + at, n);
+          base[v] = widen(value - value == vfloat{} ? value : vfloat{});
+          s[v] = load_sums(sum + at, n);
+          q[v] = load_sums(square + at, n);
+        }
+        const float* p = x + first * stride + c;
+        for (int64_t r = 0; r < count; ++r, p += stride) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        prefetch(p + v * kLanes + ahead);
-        const Doubles value = load_wide(p + v * kLanes, n);
-        const vdouble low = value.low - base[v].low, high = value.high - base[v].high;
-        s[v].low += low;
-        s[v].high += high;
-        q[v].low = fma(low, low, q[v].low);
-        q[v].high = fma(high, high, q[v].high);
-      }
-    }
+          for (int v = 0; v < kVectors; ++v) {
+            prefetch(p + v * kLanes + ahead);
+            const Doubles value = load_wide(p + v * kLanes, n);
+            const vdouble low = value.low - base[v].low, high = value.high - base[v].high;
+            s[v].low += low;
+            s[v].high += high;
+            q[v].low = fma(low, low, q[v].low);
+            q[v].high = fma(high, high, q[v].high);
+          }
+        }
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      store_sums(sum + c + v * kLanes, s[v], n);
-      store_sums(square + c + v * kLanes, q[v], n);
-    }
-  });
+        for (int v = 0; v < kVectors; ++v) {
+          store_sums(sum + c + v * kLanes, s[v], n);
+          store_sums(square + c + v * kLanes, q[v], n);
+        }
+      });
 }
 
 // What is normalised is computed in float64 and rounded once: differences of nearly equal numbers, factors beyond
@@ -130,26 +136,32 @@ FASTBN_INLINE Doubles centred(const float* x, const Factors& f, N n) {
   return load_wide(x, n) - f.mean;
 }
 
-// dy through the activation, given or recomputed y.
-template <int Activation, class N>
+// Whether y is an argument of a backward pass or computed again from x.
+constexpr bool kGiven = true, kRecomputed = false;
+
+// dy through the activation.
+template <int Activation, bool Y, class N>
 FASTBN_INLINE Doubles through_activation(const float* dy, Doubles xc, const Factors& f, const float* y, vfloat alpha,
                                          N n) {
   if constexpr (Activation == kLinear) return load_wide(dy, n);
   if constexpr (Activation == kRelu) {
-    const Doubles value = y ? load_wide(y, n) : multiply_add(xc, f.scale, f.shift), d = load_wide(dy, n);
-    return {where_positive(value.low, d.low), where_positive(value.high, d.high)};
+    if constexpr (Y == kRecomputed) {
+      const Doubles value = multiply_add(xc, f.scale, f.shift), d = load_wide(dy, n);
+      return {where_positive(value.low, d.low), where_positive(value.high, d.high)};
+    }
   }
-  const vfloat value = y ? load_n(y, n) : activate<Activation>(narrow(multiply_add(xc, f.scale, f.shift)), alpha);
+  const vfloat value =
+      Y == kGiven ? load_n(y, n) : activate<Activation>(narrow(multiply_add(xc, f.scale, f.shift)), alpha);
   return widen(activate_gradient<Activation>(load_n(dy, n), value, alpha));
 }
 
-template <int Activation>
+template <int Activation, bool Y>
 FASTBN_INLINE void backward_sums_pass(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x,
                                       const float* y, const NormalizationFactors& k, float alpha, double* sum_dy,
                                       double* sum_dy_xc) {
   const vfloat slope = broadcast(alpha);
-  const int64_t ahead = prefetch_distance(channels <= kBackwardSumVectors * kLanes ? 1 : kSumRows, stride);
-  for_each_group<kBackwardSumVectors>(
+  const int64_t ahead = prefetch_distance(channels <= kBackwardSumVectors * kLanes ? 1 : kBackwardSumRows, stride);
+  for_each_group<kBackwardSumVectors, kBackwardSumRows>(
       rows, channels, [&](int64_t first, int64_t count, int64_t c, auto vectors, auto n) {
         constexpr int kVectors = vectors.value;
         Doubles s[kVectors], q[kVectors];
@@ -168,9 +180,9 @@ FASTBN_INLINE void backward_sums_pass(int64_t rows, int64_t channels, int64_t st
             const int64_t at = i + v * kLanes;
             prefetch(x + at + ahead);
             prefetch(dy + at + ahead);
-            if (Activation != kLinear && y) prefetch(y + at + ahead);
+            if constexpr (Y == kGiven) prefetch(y + at + ahead);
             const Doubles xc = centred(x + at, f[v], n);
-            const Doubles d = through_activation<Activation>(dy + at, xc, f[v], y ? y + at : y, slope, n);
+            const Doubles d = through_activation<Activation, Y>(dy + at, xc, f[v], Y ? y + at : y, slope, n);
             s[v] = s[v] + d;
             q[v] = multiply_add(d, xc, q[v]);
           }
@@ -186,10 +198,10 @@ FASTBN_INLINE void backward_sums_pass(int64_t rows, int64_t channels, int64_t st
 void backward_sums(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x, const float* y,
                    NormalizationFactors k, int32_t activation, float alpha, double* sum_dy, double* sum_dy_xc) {
   with_activation(activation, alpha, [&](auto a) {
-    if (y) {
-      backward_sums_pass<a.value>(rows, channels, stride, dy, x, y, k, alpha, sum_dy, sum_dy_xc);
+    if (a.value != kLinear && y) {
+      backward_sums_pass<a.value, kGiven>(rows, channels, stride, dy, x, y, k, alpha, sum_dy, sum_dy_xc);
     } else {
-      backward_sums_pass<a.value>(rows, channels, stride, dy, x, nullptr, k, alpha, sum_dy, sum_dy_xc);
+      backward_sums_pass<a.value, kRecomputed>(rows, channels, stride, dy, x, y, k, alpha, sum_dy, sum_dy_xc);
     }
   });
 }
@@ -204,13 +216,7 @@ FASTBN_INLINE void for_each_element(int64_t rows, int64_t channels, int64_t stri
     const auto column = [&](int64_t c, auto n) __attribute__((always_inline)) {
       body(
           c, n, [&](auto element) __attribute__((always_inline)) {
-            int64_t i = first * stride + c;
-            if (count == kApplyRows) {
-#pragma GCC unroll 8
-              for (int64_t r = 0; r < kApplyRows; ++r) element(i + r * stride);
-              return;
-            }
-            for (int64_t r = 0; r < count; ++r, i += stride) element(i);
+            for (int64_t r = 0, i = first * stride + c; r < count; ++r, i += stride) element(i);
           });
     };
     int64_t c = 0;
@@ -278,7 +284,7 @@ void apply(int64_t rows, int64_t channels, int64_t stride, const float* x, Norma
   });
 }
 
-template <int Activation, bool Frozen>
+template <int Activation, bool Y, bool Frozen, bool Dx, bool Dresidual>
 FASTBN_INLINE void backward_apply_pass(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x,
                                        const float* y, const NormalizationFactors& k, float alpha, float* dx,
                                        float* dresidual) {
@@ -295,13 +301,13 @@ FASTBN_INLINE void backward_apply_pass(int64_t rows, int64_t channels, int64_t s
         each([&](int64_t i) __attribute__((always_inline)) {
           prefetch(x + i + ahead);
           prefetch(dy + i + ahead);
-          if (Activation != kLinear && y) prefetch(y + i + ahead);
+          if constexpr (Y == kGiven) prefetch(y + i + ahead);
           const Doubles xc = centred(x + i, f, n);
-          const Doubles d = through_activation<Activation>(dy + i, xc, f, y ? y + i : y, slope_below, n);
-          if (dresidual) store_n(dresidual + i, narrow(d), n);
-          if (!dx) return;
-          if (Frozen) return store_n(dx + i, narrow(d * f.scale), n);
-          store_n(dx + i, narrow(negative_multiply_add(xc, slope, (d - dy_mean) * f.scale)), n);
+          const Doubles d = through_activation<Activation, Y>(dy + i, xc, f, Y ? y + i : y, slope_below, n);
+          if constexpr (Dresidual) store_n(dresidual + i, narrow(d), n);
+          if constexpr (Dx && Frozen) store_n(dx + i, narrow(d * f.scale), n);
+          if constexpr (Dx && !Frozen)
+            store_n(dx + i, narrow(negative_multiply_add(xc, slope, (d - dy_mean) * f.scale)), n);
         });
       });
 }
@@ -317,13 +323,22 @@ void backward_apply(int64_t rows, int64_t channels, int64_t stride, const float*
                           dx ? dx + done : dx, dresidual ? dresidual + done : dresidual);
   }
   with_activation(activation, alpha, [&](auto a) {
-    if (!k.xc_factor) {
-      backward_apply_pass<a.value, true>(rows, channels, stride, dy, x, y, k, alpha, dx, dresidual);
-    } else if (y) {
-      backward_apply_pass<a.value, false>(rows, channels, stride, dy, x, y, k, alpha, dx, dresidual);
-    } else {
-      backward_apply_pass<a.value, false>(rows, channels, stride, dy, x, nullptr, k, alpha, dx, dresidual);
-    }
+    const auto with_outputs = [&](auto given, auto frozen) __attribute__((always_inline)) {
+      constexpr bool kY = given.value != 0, kFrozen = frozen.value != 0;
+      const auto pass = [&](auto to_x, auto to_residual) __attribute__((always_inline)) {
+        backward_apply_pass<a.value, kY, kFrozen, to_x.value != 0, to_residual.value != 0>(
+            rows, channels, stride, dy, x, y, k, alpha, dx, dresidual);
+      };
+      if (!dresidual) return pass(Constant<1>{}, Constant<0>{});
+      if (!dx) return pass(Constant<0>{}, Constant<1>{});
+      pass(Constant<1>{}, Constant<1>{});
+    };
+    const auto with_frozen = [&](auto given) __attribute__((always_inline)) {
+      if (k.xc_factor) return with_outputs(given, Constant<0>{});
+      with_outputs(given, Constant<1>{});
+    };
+    if (a.value != kLinear && y) return with_frozen(Constant<1>{});
+    with_frozen(Constant<0>{});
   });
 }
 

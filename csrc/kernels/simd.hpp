@@ -131,6 +131,19 @@ FASTBN_INLINE vdouble fma(vdouble a, vdouble b, vdouble c) {
 #endif
 }
 
+// v where it is not less than 0, else 0; NaN stays NaN: these maxima return their second operand where one is NaN.
+FASTBN_INLINE vfloat positive_part(vfloat v) {
+#if defined(__AVX512F__)
+  return (vfloat)_mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), (__m512)v);
+#elif defined(__AVX2__)
+  return (vfloat)_mm256_max_ps(_mm256_setzero_ps(), (__m256)v);
+#elif defined(__SSE2__)
+  return (vfloat)_mm_max_ps(_mm_setzero_ps(), (__m128)v);
+#else
+  return v < vfloat{} ? vfloat{} : v;
+#endif
+}
+
 FASTBN_INLINE vfloat square_root(vfloat v) {
 #if defined(__AVX512F__)
   return (vfloat)_mm512_maskz_sqrt_ps(0xffff, (__m512)v);  // the unmasked form warns under g++ 12
@@ -179,8 +192,8 @@ FASTBN_INLINE vhalf to_float(vdouble v) {
 #if FASTBN_LANES == 16
 FASTBN_INLINE vhalf low_half(vfloat v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7); }
 FASTBN_INLINE vhalf high_half(vfloat v) { return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15); }
-FASTBN_INLINE vfloat join(vhalf low, vhalf high) {
-  return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+FASTBN_INLINE vfloat join(vhalf low, vhalf high) {  // g++ 12 copies both halves before it shuffles them
+  return (vfloat)_mm512_insertf32x8(_mm512_castps256_ps512((__m256)low), (__m256)high, 1);
 }
 #elif FASTBN_LANES == 8
 FASTBN_INLINE vhalf low_half(vfloat v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3); }

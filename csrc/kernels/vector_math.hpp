@@ -114,7 +114,7 @@ enum { kLinear = 0, kRelu = 1, kLeakyRelu = 2, kSigmoid = 3, kTanh = 4 };
 
 template <int Activation>
 FASTBN_INLINE vfloat activate(vfloat x, [[maybe_unused]] vfloat alpha) {
-  if constexpr (Activation == kRelu) return x < vfloat{} ? vfloat{} : x;
+  if constexpr (Activation == kRelu) return positive_part(x);
   if constexpr (Activation == kLeakyRelu) return x > vfloat{} ? x : x * alpha;
   if constexpr (Activation == kSigmoid) return sigmoid(x);
   if constexpr (Activation == kTanh) return tanh(x);

@@ -41,7 +41,8 @@ double plane_cost(int64_t planes) { return planes == 1 ? 1 : planes == 2 ? 2.5 :
 double load_bound(int64_t outputs) { return outputs == 1 ? 2.1 : outputs == 2 ? 1.2 : 1.0; }
 double direct_vectors(int64_t outputs) {
   const int64_t lanes = kernels().vector_floats;
-  return double((outputs + lanes - 1) / lanes);
+  const int64_t vectors = (outputs + lanes - 1) / lanes;
+  return double(vectors);
 }
 constexpr double kMargin = 1.1;  // by which narrow must be ahead
 

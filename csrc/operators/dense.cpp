@@ -256,7 +256,8 @@ struct Grid {
       const int64_t most_rows = std::clamp<int64_t>(rows / 64, 1, wanted / c);
       for (int64_t r = 1; r <= most_rows; ++r) {
         const int64_t share = (c * r + lanes - 1) / lanes, width = round_up((columns + c - 1) / c, grain);
-        const double longest = double(share) * double(width) * double((rows + r - 1) / r + 2);
+        const int64_t height = (rows + r - 1) / r;
+        const double longest = double(share) * double(width) * double(height + 2);
         if (longest > least) continue;
         least = longest;
         column_parts = c;

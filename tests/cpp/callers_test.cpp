@@ -48,6 +48,7 @@ std::vector<float> trained(int steps, int32_t threads) {
 template <class Body>
 void in_threads(int count, Body body) {
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) threads.emplace_back([&body, i] { body(i); });
   for (std::thread& thread : threads) thread.join();
 }

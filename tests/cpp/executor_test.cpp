@@ -132,6 +132,7 @@ void test_foreign_region() {
 void test_concurrent_callers() {
   std::atomic<int> good{0};
   std::vector<std::thread> callers;
+  callers.reserve(4);
   for (int i = 0; i < 4; ++i) {
     callers.emplace_back([&] {
       for (int round = 0; round < 50; ++round) good += dependent_phases(exec_of(3), 100);
@@ -189,6 +190,7 @@ struct Host {
 void host_parallel_for(void* pointer, int64_t count, fbn_task task, void* argument) {
   const Host& host = *static_cast<const Host*>(pointer);
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<size_t>(host.lanes));
   for (int32_t lane = 0; lane < host.lanes; ++lane) {
     threads.emplace_back([&, lane] {
       for (int64_t i = lane; i < count - host.skipped; i += host.lanes) task(i, lane + host.lane_offset, argument);
