@@ -49,10 +49,9 @@ def as_array(operation: str, name: str, value: npt.ArrayLike) -> npt.NDArray[Any
 
 
 def _as(operation: str, name: str, value: npt.ArrayLike, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    if _core.is_plain(value, dtype):
+        return cast("npt.NDArray[Any]", value)
     array = as_array(operation, name, value)
-    flags = array.flags
-    if array.dtype == dtype and flags.c_contiguous and flags.aligned and type(array) is np.ndarray:
-        return array
     with np.errstate(over="ignore"):
         return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED", "ENSUREARRAY"])
 

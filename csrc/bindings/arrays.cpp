@@ -99,12 +99,20 @@ std::pair<const char*, const char*> memory_of(const py::array& array) {
 
 }  // namespace
 
+constexpr int kPlain = int{py::array::c_style} | int{py::detail::npy_api::NPY_ARRAY_ALIGNED_};
+
+bool is_plain(const py::object& value, const py::object& dtype) {
+  const PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(value.ptr()));
+  if (type != reinterpret_cast<PyObject*>(py::detail::npy_api::get().PyArray_Type_)) return false;
+  const auto array = py::reinterpret_borrow<py::array>(value);
+  return (array.flags() & kPlain) == kPlain && array.dtype().is(py::dtype::from_args(dtype));
+}
+
 bool fits_result(const py::object& object, const py::tuple& shape, const py::object& dtype,
                  const py::sequence& others) {
   if (!py::isinstance<py::array>(object)) return false;
   const auto array = py::reinterpret_borrow<py::array>(object);
-  constexpr int kWanted = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  if ((array.flags() & kWanted) != kWanted || !array.writeable()) return false;
+  if ((array.flags() & kPlain) != kPlain || !array.writeable()) return false;
   if (!array.dtype().is(py::dtype::from_args(dtype))) return false;
   if (static_cast<size_t>(array.ndim()) != shape.size()) return false;
   for (size_t i = 0; i < shape.size(); ++i)

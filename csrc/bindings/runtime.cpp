@@ -34,6 +34,8 @@ void register_runtime(py::module_& m) {
   m.def("set_workspace", &set_workspace, py::arg("memory"), "Memory for operators that this thread calls, or None.");
   m.def("begin_workspace_query", &begin_workspace_query, "Operators that this thread calls now only tell their size.");
   m.def("end_workspace_query", &end_workspace_query, "The bytes that the last operator wanted.");
+  m.def("is_plain", &is_plain, py::arg("value"), py::arg("dtype"),
+        "Whether `value` is a NumPy array of this dtype, C-contiguous and aligned.");
   m.def("fits_result", &fits_result, py::arg("array"), py::arg("shape"), py::arg("dtype"), py::arg("others"),
         "Whether a result can be computed into `array`, and it lies apart from all arrays among `others`.");
 

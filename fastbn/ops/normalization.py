@@ -45,11 +45,14 @@ class _Axis:
         self.shape = shape
         self.axis = place % len(shape)
         self.last = self.axis == len(shape) - 1
+        self.is_matrix = self.last and len(shape) == 2
         self.channels = shape[self.axis]
         self.moved = (*shape[: self.axis], *shape[self.axis + 1 :], self.channels)
         self.matrix_shape = (math.prod(self.moved[:-1]), self.channels)
 
     def matrix(self, array: Float32) -> Float32:
+        if self.is_matrix:
+            return array
         moved = array if self.last else np.ascontiguousarray(np.moveaxis(array, self.axis, -1))
         return moved.reshape(self.matrix_shape)
 
@@ -63,8 +66,8 @@ class _Axis:
 
     def target(self, array: Float32 | None) -> Float32 | None:
         """The matrix that a result of x's shape is computed into."""
-        if array is None:
-            return None
+        if array is None or self.is_matrix:
+            return array
         return array.reshape(self.matrix_shape) if self.last else allocate(self.operation, self.matrix_shape, "float32")
 
     def finish(self, array: Float32 | None, target: Float32 | None) -> None:
