@@ -234,6 +234,7 @@ print(first, kept, given, counter.counted())
 """
 
 
+@pytest.mark.as_shipped
 def test_steps_allocate_nothing(tmp_path):
     (tmp_path / "counter.c").write_text(COUNTER)
     library = tmp_path / "counter.so"

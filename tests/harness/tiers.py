@@ -1,4 +1,4 @@
-"""Case tables as pytest parameters, and the tiers of tests: those of every run, `slow` ones, and `soak`s of minutes."""
+"""Case tables as pytest parameters; tiers: tests of every run, `slow` ones, `soak`s of minutes, and `as_shipped`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+
+from fastbn import _core
 
 TIERS = {"slow": "run with -m slow", "soak": "takes minutes: run with -m soak"}
 
@@ -23,8 +25,12 @@ def short_and_long(short: Any, long: Any) -> list[Any]:
 def skip_tiers(marks_asked_for: str, items: list[pytest.Item]) -> None:
     """Skip the tests of every tier that was not asked for."""
     for tier, how in TIERS.items():
-        if tier in marks_asked_for or "mnist" in marks_asked_for:
+        if tier in marks_asked_for or (tier == "slow" and "mnist" in marks_asked_for):
             continue
         for item in items:
             if item.get_closest_marker(tier):
                 item.add_marker(pytest.mark.skip(reason=f"{tier}: {how}"))
+    if "-fsanitize" in _core.build_info():
+        for item in items:
+            if item.get_closest_marker("as_shipped"):
+                item.add_marker(pytest.mark.skip(reason="as_shipped: a sanitizer slows it, or preloads itself"))

@@ -41,6 +41,7 @@ def test_files_of_the_wheel():
 
 
 @needs_wheel
+@pytest.mark.as_shipped
 def test_size_of_the_wheel():
     files = importlib.metadata.files("fastbn") or []
     assert sum(f.locate().stat().st_size for f in files) < 30e6  # unpacked; the wheel itself stays under 10 MB
@@ -86,6 +87,7 @@ def test_import_starts_no_threads(tmp_path):
     assert int(python(code, tmp_path)) <= int(python(baseline, tmp_path))
 
 
+@pytest.mark.as_shipped
 @pytest.mark.parametrize("name", ["baseline", "nonsense"])
 def test_environment_chooses_the_instruction_set(name, tmp_path):
     code = (

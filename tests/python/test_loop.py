@@ -13,6 +13,7 @@ BENCH = Path(__file__).parents[2] / "bench" / "loop.py"
 LIMITS = {"fit's loop": 8.0, "fit's loop with a batch callback": 8.0, "train_on_batch": 10.0}
 
 
+@pytest.mark.as_shipped
 def test_microseconds_of_a_batch() -> None:
     """The least of several measurements: other work on the machine can only spoil them."""
     spec = importlib.util.spec_from_file_location("loop", BENCH)

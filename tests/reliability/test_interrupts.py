@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import textwrap
 import time
 
@@ -58,6 +59,7 @@ np.testing.assert_array_equal(ops.activation_forward(np.float32([-1, 2]), "relu"
 """
 
 
+@pytest.mark.as_shipped
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", list(CALLS))
 def test_a_long_call_ends_soon(name, threads):
@@ -75,7 +77,7 @@ def small_model():
     return model
 
 
-def test_fit_ends_after_the_step(monkeypatch):
+def test_fit_ends_after_the_step(request):
     """The weights after an interrupt are those of a whole number of steps."""
     import _thread
 
@@ -93,6 +95,8 @@ def test_fit_ends_after_the_step(monkeypatch):
         if batch == 17:
             _thread.interrupt_main()
 
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, handler))
     with pytest.raises(KeyboardInterrupt):
         model.fit(x, y, batch_size=32, shuffle=False, verbose=0, callbacks=[LambdaCallback(on_train_batch_end=stop)])
     assert 18 <= len(steps) <= 20
@@ -112,6 +116,7 @@ import os, signal, threading, time
 import numpy as np
 import fastbn
 from fastbn import layers
+signal.signal(signal.SIGINT, signal.default_int_handler)
 model = fastbn.Sequential([fastbn.Input((28, 28, 8)), layers.Conv2D(32, 3), layers.BatchNormalization(),
                            layers.ReLU(), layers.Flatten(), layers.Dense(10, activation="softmax")])
 model.compile("sgd", "sparse_categorical_crossentropy")
