@@ -131,8 +131,9 @@ def allocate(operation: str, shape: Shape, dtype: npt.DTypeLike) -> npt.NDArray[
         if size < _BEGINS_WITH_A_LINE:
             return np.empty(shape, dtype)
         memory = np.empty(size + _LINE, np.uint8)
-        begin: int = -memory.__array_interface__["data"][0] % _LINE
-        return np.ndarray(shape, dtype, memory, begin)
+        begin = -memory.__array_interface__["data"][0] % _LINE
+        placed: npt.NDArray[Any] = np.ndarray(shape, dtype, memory, begin)
+        return placed
     except (MemoryError, ValueError):
         raise MemoryError(f"{operation}: a result does not fit into memory. Received: {shape}, {size} bytes") from None
 
