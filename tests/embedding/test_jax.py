@@ -104,7 +104,7 @@ print("all within 1e-5, the same bits as fastbn.ops")
 
 def test_consumer(environment, consumer):
     folder = consumer("jax")
-    environment.run(environment.python, "-c", "import jax", cwd=folder)
+    environment.require("jax", f"jax=={jax.__version__}")
     cmake = tool("cmake")
     environment.run(cmake, "-B", "build", f"-DPython_EXECUTABLE={environment.python}", cwd=folder)
     environment.run(cmake, "--build", "build", cwd=folder)

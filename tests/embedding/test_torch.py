@@ -605,6 +605,7 @@ def test_another_version(tmp_path):
 
 
 def test_consumer(environment, consumer):
+    environment.require("torch", f"torch=={torch.__version__.partition('+')[0]}")
     folder: Path = consumer("torch")
     out = environment.run(environment.python, "train.py", "--width", "8", "--steps", "3", cwd=folder)
     assert "replaced: 20 Conv2d, 20 BatchNorm2d, 1 Linear\nfused: 20 chains" in out

@@ -60,6 +60,12 @@ class Environment:
         path = f"{self.folder / 'bin'}{os.pathsep}{TOOLS}"
         return run(*command, cwd=cwd, timeout=timeout, **{"PATH": path, **variables})
 
+    def require(self, module: str, *requirements: str) -> None:
+        """Installs what a consumer needs beside fastbn, where the environment does not borrow it."""
+        code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+        if subprocess.run([self.python, "-c", code], cwd=self.folder, check=False).returncode != 0:
+            self.run(self.python, "-m", "pip", "install", *requirements, cwd=self.folder)
+
     def fastbn(self, option: str) -> str:
         """What `python -m fastbn OPTION` prints: --includes, --cmakedir or --pkgconfigdir."""
         return self.run(self.python, "-m", "fastbn", option, cwd=self.folder).strip()
