@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +14,25 @@ from fastbn._arrays import allocate, integer
 _ALIGNMENT = 64  # of the C interface
 
 
+class _Entered(threading.local):
+    """The workspaces that a thread is inside of, the last one in force: what the kernels may write to stays alive."""
+
+    def __init__(self) -> None:
+        self.workspaces: list[Workspace] = []
+
+
+_entered = _Entered()
+
+
 class Workspace:
     """Temporary memory for the calls inside `with workspace:` on one thread; they allocate none of their own.
 
     Without one a thread keeps what its calls needed, up to 256 MiB, and larger calls allocate each time. A call that
-    needs more than `size` bytes (see `workspace_size`) raises ValueError.
+    needs more than `size` bytes (see `workspace_size`) raises ValueError. Inside another workspace the inner one is in
+    force, and the outer one again after it.
 
-    Raises ValueError for a negative size, MemoryError where there is not so much.
+    Raises ValueError for a negative size, MemoryError where there is not so much, RuntimeError where it is entered
+    while another thread is inside, or left by another thread than entered it.
     """
 
     def __init__(self, size: int) -> None:
@@ -29,13 +42,25 @@ class Workspace:
         memory = allocate("Workspace", (self.size + _ALIGNMENT,), np.uint8)
         begin = -memory.ctypes.data % _ALIGNMENT
         self._memory = memory[begin : begin + max(self.size, 1)]  # an empty slice would begin elsewhere
+        self._thread: int | None = None  # that is inside
 
     def __enter__(self) -> Workspace:
+        thread = threading.get_ident()
+        if self._thread not in (None, thread):
+            raise RuntimeError("Workspace: one thread at a time may be inside. Received: a second thread")
+        self._thread = thread
+        _entered.workspaces.append(self)
         _core.set_workspace(self._memory)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _core.set_workspace(None)
+        workspaces = _entered.workspaces
+        if not workspaces or workspaces[-1] is not self:
+            raise RuntimeError("Workspace: must be left by the thread that entered it, the last one first")
+        workspaces.pop()
+        _core.set_workspace(workspaces[-1]._memory if workspaces else None)
+        if self not in workspaces:
+            self._thread = None
 
 
 def workspace_size(function: Callable[..., Any], *arguments: Any, **options: Any) -> int:

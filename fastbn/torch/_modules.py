@@ -11,10 +11,35 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch.nn.modules import module as torch_module
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from fastbn.ops._options import activation_code
 from fastbn.torch import _operators as operators
 
 Tensor: TypeAlias = torch.Tensor
+
+
+def _lay_out_state(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Before a step of an optimizer: what it keeps of a parameter, and the gradient, get the parameter's strides.
+
+    PyTorch's fused steps walk the memory of weight, gradient and state in one order, and state may be older than the
+    layout of its weight, or come from a state_dict.
+    """
+    for group in optimizer.param_groups:
+        if not group.get("fused"):
+            continue
+        for parameter in group["params"]:
+            if parameter.grad is not None and parameter.grad.stride() != parameter.stride():
+                parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
+            state = optimizer.state.get(parameter, {})
+            for name, value in state.items():
+                alike = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+                if alike and value.stride() != parameter.stride():
+                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+register_optimizer_step_pre_hook(_lay_out_state)
 
 
 def store_for_kernels(module: nn.Module) -> None:
@@ -56,17 +81,17 @@ class Conv2d(_Stored, nn.Conv2d):
         left, right, top, bottom = self._reversed_padding_repeated_twice
         return list(self.stride), [top, bottom, left, right], list(self.dilation), self.groups
 
-    def forward(self, x: Tensor, activation: str = "linear", alpha: float = 0.0) -> Tensor:
-        images = x if x.dim() == 4 else x.unsqueeze(0)
+    def forward(self, input: Tensor, activation: str = "linear", alpha: float = 0.0) -> Tensor:
+        images = input if input.dim() == 4 else input.unsqueeze(0)
         y = operators.conv2d(images, self.weight, self.bias, *self.geometry(), activation, alpha)
-        return y if x.dim() == 4 else y.squeeze(0)
+        return y if input.dim() == 4 else y.squeeze(0)
 
 
 class Linear(_Stored, nn.Linear):
     """torch.nn.Linear with fastbn's kernels, for float32 on the CPU. Raises TypeError for inputs of another dtype."""
 
-    def forward(self, x: Tensor, activation: str = "linear", alpha: float = 0.0) -> Tensor:
-        return operators.linear(x, self.weight, self.bias, activation, alpha)
+    def forward(self, input: Tensor, activation: str = "linear", alpha: float = 0.0) -> Tensor:
+        return operators.linear(input, self.weight, self.bias, activation, alpha)
 
 
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -76,10 +101,12 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
     """
 
     def forward(
-        self, x: Tensor, residual: Tensor | None = None, activation: str = "linear", alpha: float = 0.0
+        self, input: Tensor, residual: Tensor | None = None, activation: str = "linear", alpha: float = 0.0
     ) -> Tensor:
-        """act(batch_norm(x) + residual)"""
+        """act(batch_norm(input) + residual)"""
+        x = input
         self._check_input_dim(x)
+        self.check_channels(x.shape[1])
         options = (self.eps, activation, alpha)
         if self.takes_batch_statistics():
             y, mean, variance = operators.batch_norm(x, self.weight, self.bias, residual, *options)
@@ -87,6 +114,10 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
             return y
         mean, variance = self.running_mean, self.running_var
         return operators.batch_norm_inference(x, self.weight, self.bias, residual, mean, variance, *options)
+
+    def check_channels(self, channels: int) -> None:
+        if channels != self.num_features:
+            raise ValueError(f"batch_norm: x must have {self.num_features} channels. Received: {channels}")
 
     def takes_batch_statistics(self) -> bool:
         return self.training or self.running_mean is None
@@ -97,7 +128,8 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
         if not self.training or not self.track_running_stats or self.running_mean is None:
             return
-        self.num_batches_tracked.add_(1)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
         share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
         rows = x.numel() // x.shape[1]
         with torch.no_grad():
@@ -139,6 +171,7 @@ class FusedConvBNReLU2d(nn.Module):
         super().__init__()
         self.conv = Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         self.bn = BatchNorm2d(out_channels, eps, momentum)
+        activation_code("FusedConvBNReLU2d", activation)
         self.activation, self.alpha = activation, alpha
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -171,6 +204,12 @@ def not_here(module: nn.Module) -> str:
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
 _FUNCTIONS = {
     "relu": lambda x, alpha: torch.relu(x),
     "leaky_relu": nn.functional.leaky_relu,
@@ -179,9 +218,16 @@ _FUNCTIONS = {
 }
 
 
+def _hooked(*layers: nn.Module | None) -> bool:
+    """Whether somebody watches the calls of a layer, or of all."""
+    if any(getattr(torch_module, kind) for kind in _GLOBAL_HOOKS):
+        return True
+    return any(getattr(layer, kind) for layer in layers if layer is not None for kind in _HOOKS)
+
+
 def _fits(first: Conv2d | Linear | None, x: Tensor, residual: Any) -> bool:
     """Whether a residual has the type and shape of first(x)."""
-    if not isinstance(residual, torch.Tensor) or residual.dtype != torch.float32:
+    if not isinstance(residual, torch.Tensor) or residual.dtype != torch.float32 or x.dtype != torch.float32:
         return False
     if first is None:
         return bool(residual.shape == x.shape)
@@ -198,18 +244,21 @@ def chain(
     residual: Tensor | None,
     activation: str,
     alpha: float,
+    last: nn.Module | None = None,
 ) -> Tensor:
     """act(norm(first(x)) + residual) in as few operators as there are; layers that are None are left out.
 
-    Layers with hooks are called one after another, so that the hooks see what they always saw, and a residual that is
-    no tensor of the result's shape is added as PyTorch adds it.
+    last: the layer that the activation is, if it is one. Layers with hooks are called one after another, so that the
+    hooks see what they always saw, and a residual that is no tensor of the result's shape is added as PyTorch adds it.
     """
     layers = [layer for layer in (first, norm) if layer is not None]
     plain = residual is None or _fits(first, x, residual)
-    if not plain or any(getattr(layer, kind) for layer in layers for kind in _HOOKS):
+    if not plain or _hooked(*layers, last):
         for layer in layers:
             x = layer(x)
         x = x if residual is None else x + residual
+        if last is not None:
+            return last(x)
         return x if activation == "linear" else _FUNCTIONS[activation](x, alpha)
     if norm is None:
         assert first is not None
@@ -218,6 +267,7 @@ def chain(
         return norm.forward(x, residual, activation, alpha)
     if not isinstance(first, Conv2d) or not norm.takes_batch_statistics() or x.dim() != 4:
         return norm.forward(first.forward(x), residual, activation, alpha)
+    norm.check_channels(first.out_channels)
     operands = (x, first.weight, first.bias, norm.weight, norm.bias, residual)
     y, z, mean, variance = operators.conv2d_batch_norm(*operands, *first.geometry(), norm.eps, activation, alpha)
     norm.update(z, mean, variance)

@@ -39,6 +39,30 @@ def _check_shape(operation: str, name: str, tensor: MaybeTensor, shape: Sequence
         )
 
 
+def _check_given(operation: str, y: MaybeTensor, shape: Sequence[Any], activation: str) -> None:
+    """The result of forward, which a backward operator needs where there is an activation."""
+    if y is None and activation != "linear":
+        raise ValueError(f"{operation}: y is needed where there is an activation. Received: y=None, {activation!r}")
+    _check_shape(operation, "y", y, shape)
+
+
+def _check_need(operation: str, need: Sequence[bool], count: int) -> None:
+    if len(need) != count:
+        raise ValueError(f"{operation}: need must say of {count} operands whether. Received: need={list(need)}")
+
+
+def _statistics(operation: str, channels: int, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel as the kernels read them."""
+    for name, tensor in (("mean", mean), ("variance", variance)):
+        if not tensor.dtype.is_floating_point:
+            raise TypeError(f"{operation}: {name} must be of floats. Received: {tensor.dtype}")
+        if tuple(tensor.shape) != (channels,):
+            raise ValueError(
+                f"{operation}: {name} must have shape {(channels,)}. Received: {name}.shape={tuple(tensor.shape)}"
+            )
+    return mean.to(torch.float64).contiguous(), variance.to(torch.float64).contiguous()
+
+
 def _at(tensor: MaybeTensor) -> int:
     return 0 if tensor is None else int(tensor.data_ptr())
 
@@ -188,6 +212,8 @@ def _conv2d_backward(
     code = activation_code("conv2d_backward", activation)
     shape = conv2d_shape("conv2d_backward", x, weight, None, stride, padding, dilation, groups)
     _check_shape("conv2d_backward", "dy", dy, shape)
+    _check_given("conv2d_backward", y, shape, activation)
+    _check_need("conv2d_backward", need, 3)
     dy, x, kernel = _channels_last(dy), _channels_last(x), _hwio(weight)
     y = None if y is None else _channels_last(y)
     dx = _empty_channels_last(x, x.shape) if need[0] else None
@@ -271,8 +297,12 @@ def _linear_backward(
     dy: Tensor, x: Tensor, weight: Tensor, y: MaybeTensor, activation: str, alpha: float, need: Sequence[bool]
 ) -> list[Tensor]:
     """Gradients of x, weight, bias: those that are needed."""
-    code = activation_code("linear_backward", activation)
-    _check_shape("linear_backward", "dy", dy, _linear_shape("linear_backward", x, weight, None))
+    op = "linear_backward"
+    code = activation_code(op, activation)
+    shape = _linear_shape(op, x, weight, None)
+    _check_shape(op, "dy", dy, shape)
+    _check_given(op, y, shape, activation)
+    _check_need(op, need, 3)
     dy, x, kernel, y = dy.contiguous(), x.contiguous(), weight.t().contiguous(), _plain(y)
     dx = torch.empty_like(x) if need[0] else None
     dweight = _empty_like_moved(weight, weight.shape, (1, 0)) if need[1] else None
@@ -376,9 +406,9 @@ def _batch_norm_inference(
     op = "batch_norm_inference"
     code = activation_code(op, activation)
     _check_batch_norm(op, x, weight, bias, residual)
+    mean, variance = _statistics(op, x.shape[1], mean, variance)
     x, gamma, beta = _channels_last(x), _plain(weight), _plain(bias)
     residual = None if residual is None else _channels_last(residual)
-    mean, variance = (t.to(torch.float64).contiguous() for t in (mean, variance))
     y = _empty_channels_last(x, x.shape)
     operands = _operands(x, gamma, beta, mean, variance, residual, y)
     _core.batch_norm_inference_at(_rows(x.shape), epsilon, code, alpha, *operands)
@@ -433,8 +463,10 @@ def _batch_norm_backward(
     code = activation_code(op, activation)
     _check_batch_norm(op, x, weight, bias, None)
     _check_shape(op, "dy", dy, x.shape)
+    _check_shape(op, "y", y, x.shape)
+    _check_need(op, need, 4)
+    mean, variance = _statistics(op, x.shape[1], mean, variance)
     x = _channels_last(x)
-    mean, variance = (t.to(torch.float64).contiguous() for t in (mean, variance))
     dx = _empty_channels_last(x, x.shape) if need[0] else None
     others = _normalise_backward(dy, x, weight, bias, mean, variance, y, epsilon, code, alpha, frozen, dx, need[1:])
     return [g for g in (dx, *others) if g is not None]
@@ -473,6 +505,7 @@ def _(x, weight, bias, residual, epsilon, activation, alpha):  # type: ignore[no
 @batch_norm_inference.register_fake
 def _(x, weight, bias, residual, mean, variance, epsilon, activation, alpha):  # type: ignore[no-untyped-def]
     _check_batch_norm("batch_norm_inference", x, weight, bias, residual)
+    _statistics("batch_norm_inference", x.shape[1], mean, variance)
     return _empty_channels_last(x, x.shape)
 
 
@@ -559,7 +592,14 @@ def _conv2d_batch_norm_backward(
     """Gradients of x, weight, bias, gamma, beta, residual: those that are needed."""
     op = "conv2d_batch_norm_backward"
     code = activation_code(op, activation)
-    _check_shape(op, "dy", dy, z.shape)
+    shape = conv2d_shape(op, x, weight, None, stride, padding, dilation, groups)
+    _check_shape(op, "z", z, shape)
+    _check_shape(op, "dy", dy, shape)
+    _check_shape(op, "y", y, shape)
+    _check_batch_norm(op, z, gamma, beta, None)
+    _check_need(op, need, 6)
+    mean, variance = _statistics(op, shape[1], mean, variance)
+    z = _channels_last(z)
     through = any(need[:3])  # into the convolution
     dz = _empty_channels_last(z, z.shape) if through else None
     others = _normalise_backward(dy, z, gamma, beta, mean, variance, y, epsilon, code, alpha, False, dz, need[3:])

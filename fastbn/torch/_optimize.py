@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import types
 from dataclasses import dataclass, field
@@ -41,8 +42,11 @@ def optimize(model: nn.Module) -> Changes:
     linear layer, batch-norm, addition of another tensor, ReLU, LeakyReLU, Sigmoid or Tanh (as modules or functions).
 
     Fusing reads a module's `forward` once with torch.fx; what it decides in Python (loops, branches on anything but
-    values) is then fixed. Modules whose forward cannot be read so, or depends on `training`, run as written over the
-    replaced layers. Returns what was changed and what was left, with reasons. Raises TypeError where `model` is none.
+    values) is then fixed. Modules whose forward cannot be read so, depends on `training`, has optional arguments,
+    switches gradients or autocast, or writes to its module, run as written over the replaced layers, and so does a
+    module whose layers were exchanged later. Returns what was changed and what was left, with reasons.
+
+    Raises TypeError where `model` is none.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"optimize: model must be a torch.nn.Module. Received: {type(model).__name__}")
@@ -72,11 +76,90 @@ def optimize(model: nn.Module) -> Changes:
 # ---------------------------------------------------------------------------------------------------------- one module
 
 
+class _Recorded(fx.Proxy):
+    """A value of a forward that is being recorded; x += y stays what it is, since other names may mean the same x."""
+
+
+def _in_place(function: Any) -> Any:
+    def call(self: _Recorded, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return call
+
+
+_IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor")
+for _name in _IN_PLACE:
+    setattr(_Recorded, f"__{_name}__", _in_place(getattr(operator, _name)))
+
+
+def _modes() -> tuple[bool, ...]:
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
+
+
 class _Flat(fx.Tracer):
-    """Records a module's own forward; the modules it calls stay calls."""
+    """Records a module's own forward; the modules it calls stay calls. What a recording would lose raises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._modes = _modes()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Recorded(node, self)
+
+    def create_node(self, *arguments: Any, **options: Any) -> fx.Node:
+        if _modes() != self._modes:
+            raise ValueError("it switches gradients or autocast")
+        return super().create_node(*arguments, **options)
+
+
+def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(value is b[name] for name, value in a.items())
+
+
+def _record(module: nn.Module) -> fx.Graph:
+    """A module's forward as a graph. Raises ValueError where it does what a graph does not show."""
+    for parameter in inspect.signature(module.forward).parameters.values():
+        if parameter.default is not parameter.empty or parameter.kind not in _POSITIONAL:
+            raise ValueError("it has optional arguments")
+    before = [(part, dict(part.__dict__)) for part in module.modules()]
+    graph = _Flat().trace(module)
+    changed = [(part, held) for part, held in before if not _same(part.__dict__, held)]
+    for part, held in changed:
+        part.__dict__.clear()
+        part.__dict__.update(held)
+    if changed:
+        raise ValueError("it writes to its module, or makes tensors of its own")
+    return graph
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class _Fused:
+    """The recorded forward of a module, as long as the module calls the layers that it called then."""
+
+    def __init__(self, recorded: Any, module: nn.Module, targets: list[str]) -> None:
+        self.recorded = recorded
+        self.names = tuple(module._modules)
+        self.kinds = [(target, type(module.get_submodule(target))) for target in targets]
+
+    def holds(self, module: nn.Module) -> bool:
+        if tuple(module._modules) != self.names:
+            return False
+        try:
+            return all(type(module.get_submodule(target)) is kind for target, kind in self.kinds)
+        except AttributeError:
+            return False
+
+    def function(self) -> Any:
+        def forward(module: nn.Module, *arguments: Any, **options: Any) -> Any:
+            run = self.recorded if self.holds(module) else type(module).forward
+            return run(module, *arguments, **options)
+
+        return forward
 
 
 def _fuse(module: nn.Module) -> tuple[list[list[tuple[str, bool]]], str]:
@@ -89,7 +172,7 @@ def _fuse(module: nn.Module) -> tuple[list[list[tuple[str, bool]]], str]:
     try:
         for mode in (False, True):
             module.training = mode
-            graph = _Flat().trace(module)
+            graph = _record(module)
             sources.append(graph.python_code("self").src)
     except Exception as error:  # whatever a forward does that cannot be recorded
         return [], f"forward cannot be recorded: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
@@ -98,6 +181,7 @@ def _fuse(module: nn.Module) -> tuple[list[list[tuple[str, bool]]], str]:
     if sources[0] != sources[1]:
         return [], "forward depends on training"
     order = {node: place for place, node in enumerate(graph.nodes)}
+    targets = sorted({str(node.target) for node in order if node.op == "call_module"})
     found: list[list[tuple[str, bool]]] = []
     fused: set[fx.Node] = set()
     for node in order:
@@ -109,7 +193,8 @@ def _fuse(module: nn.Module) -> tuple[list[list[tuple[str, bool]]], str]:
     if found:
         recorded = fx.GraphModule(module, graph, type(module).__name__)
         # A bound method, so that a deep copy calls its own layers and a pickle falls back on the class's forward.
-        module.forward = types.MethodType(type(recorded).forward, module)
+        kept = _Fused(type(recorded).forward, module, targets)
+        module.forward = types.MethodType(kept.function(), module)
     return found, ""
 
 
@@ -121,6 +206,7 @@ class _Chain:
     first: fx.Node | None = None
     norm: fx.Node | None = None
     residual: fx.Node | None = None
+    last: fx.Node | None = None  # the activation, where it is a layer
     activation: str = "linear"
     alpha: float = 0.0
     said: list[tuple[str, bool]] = field(default_factory=list)
@@ -129,8 +215,9 @@ class _Chain:
         """Replace the chain by one call where its last node stood."""
         x = self.nodes[0].args[0]
         with graph.inserting_before(self.nodes[-1]):
-            layers = [None if node is None else graph.get_attr(node.target) for node in (self.first, self.norm)]
-            call = graph.call_function(chain, (*layers, x, self.residual, self.activation, self.alpha))
+            nodes = (self.first, self.norm, self.last)
+            first, norm, last = (None if node is None else graph.get_attr(node.target) for node in nodes)
+            call = graph.call_function(chain, (first, norm, x, self.residual, self.activation, self.alpha, last))
         self.nodes[-1].replace_all_uses_with(call)
         for node in reversed(self.nodes):
             graph.erase_node(node)
@@ -177,7 +264,7 @@ def _writes(module: nn.Module, node: fx.Node, read: set[fx.Node]) -> bool:
         return bool(read.intersection(node.args)) and any(getattr(part, "inplace", False) for part in inside)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     in_place = name.endswith("_") and not name.endswith("__")
-    by_operator = node.op == "call_function" and name in ("iadd", "isub", "imul", "itruediv", "setitem")
+    by_operator = node.op == "call_function" and name in (*_IN_PLACE, "setitem")
     return in_place or by_operator or bool(node.kwargs.get("inplace")) or "out" in node.kwargs
 
 
@@ -201,11 +288,14 @@ def _chain_from(module: nn.Module, node: fx.Node, order: dict[fx.Node, int]) -> 
         return None
     if found.norm is not None and following is not None and following.target in _ADDITIONS:
         other = [argument for argument in following.args if argument is not found.nodes[-1]]
-        if len(following.args) == 2 and not following.kwargs and len(other) == 1 and isinstance(other[0], fx.Node):
+        into_another = following.target is operator.iadd and other == [following.args[0]]
+        plain = len(following.args) == 2 and not following.kwargs and not into_another
+        if plain and len(other) == 1 and isinstance(other[0], fx.Node):
             found.residual = other[0]
             following = take(following, "add", False)
     if following is not None and (activation := _activation(module, following)):
         found.activation, found.alpha = activation
+        found.last = following if following.op == "call_module" else None
         take(following, activation[0], False)
     if len(found.nodes) < 2:
         return None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +149,51 @@ def test_a_workspace_of_the_size_asked_for_is_enough(name):
             CALLS[name](np.asarray)
     for found, right in zip(as_tuple(CALLS[name](np.asarray)), expected, strict=True):
         assert_same(found, right)  # outside of the block as before
+
+
+def test_a_workspace_lives_as_long_as_it_is_in_force():
+    x = np.ones((1, 20, 20, 3), np.float32)
+    kernel = np.ones((3, 3, 3, 8), np.float32)
+    size = ops.workspace_size(ops.conv2d_forward, x, kernel, padding="same")
+    expected = ops.conv2d_forward(x, kernel, padding="same")
+    outer, inner = ops.Workspace(0), ops.Workspace(size)
+    with outer:
+        with inner:
+            np.testing.assert_array_equal(ops.conv2d_forward(x, kernel, padding="same"), expected)
+        with pytest.raises(ValueError, match="workspace"):
+            ops.conv2d_forward(x, kernel, padding="same")  # the outer one again
+        with inner, inner:
+            pass
+    outer.__enter__()
+    errors = []
+
+    def leave(workspace):
+        try:
+            workspace.__exit__(None, None, None)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    def enter():
+        try:
+            outer.__enter__()
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    for target, arguments in ((leave, (outer,)), (enter, ())):
+        thread = threading.Thread(target=target, args=arguments)
+        thread.start()
+        thread.join()
+    assert "must be left by the thread that entered it" in errors[0]
+    assert "one thread at a time may be inside" in errors[1]
+    outer.__exit__(None, None, None)
+    kept = ops.Workspace(size)
+    kept.__enter__()
+    memory = weakref.ref(kept)
+    del kept
+    gc.collect()
+    assert memory() is not None  # what kernels may write to
+    np.testing.assert_array_equal(ops.conv2d_forward(x, kernel, padding="same"), expected)
+    memory().__exit__(None, None, None)
 
 
 def test_some_calls_want_a_workspace():

@@ -285,6 +285,43 @@ def test_without_pytorch(tmp_path):
     assert "ImportError: fastbn.torch: PyTorch 2.4 or later must be installed" in done.stderr
 
 
+def test_operators_check_every_operand():
+    """What a kernel would read beyond an operand, or through another dtype, is refused by name."""
+    ops, r = torch.ops.fastbn, torch.randn
+    x, w, y = r(2, 4, 7, 7), r(6, 4, 3, 3), r(2, 6, 5, 5)
+    geometry = ([1, 1], [0, 0, 0, 0], [1, 1], 1)
+    one, six = torch.ones(1), torch.ones(6)
+    norm = (1e-5, "relu", 0.0)
+    for refused, message in (
+        (lambda: ops.conv2d_backward(y, x, w, one, *geometry, "relu", 0.0, [True] * 3), "y must have shape"),
+        (lambda: ops.conv2d_backward(y, x, w, None, *geometry, "relu", 0.0, [True] * 3), "y is needed"),
+        (lambda: ops.conv2d_backward(y, x, w, y, *geometry, "relu", 0.0, []), "need must say of 3 operands"),
+        (lambda: ops.linear_backward(r(20, 3), r(20, 5), r(3, 5), one, "relu", 0.0, [True] * 3), "y must have shape"),
+        (lambda: ops.batch_norm_inference(y, None, None, None, one, six, *norm), "mean must have shape"),
+        (lambda: ops.batch_norm_inference(y, None, None, None, six, one, *norm), "variance must have shape"),
+        (lambda: ops.batch_norm_backward(y, y, six, six, six, six, one, *norm, False, [True] * 4), "y must have shape"),
+        (lambda: ops.batch_norm_backward(y, y, six, six, six, one, y, *norm, False, [True] * 4), "variance must have"),
+        (
+            lambda: ops.conv2d_batch_norm_backward(y, x, w, six, six, one, six, six, y, *geometry, *norm, [True] * 6),
+            "z must have shape",
+        ),
+        (
+            lambda: ops.conv2d_batch_norm_backward(y, x, w, six, six, y, one, six, y, *geometry, *norm, [True] * 6),
+            "mean must have shape",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refused()
+    with pytest.raises(TypeError, match=r"conv2d_backward: y must be float32. Received: torch.float16"):
+        ops.conv2d_backward(y, x, w, y.half(), *geometry, "relu", 0.0, [True] * 3)
+    for training in (True, False):
+        for layer in (nn.BatchNorm2d(5), nn.BatchNorm2d(5, affine=False)):
+            fbt.optimize(layer.train(training))
+            with pytest.raises(ValueError, match=r"batch_norm: x must have 5 channels. Received: 6"):
+                layer(y)
+            assert layer.num_batches_tracked == 0
+
+
 def test_errors():
     x, w = images(2, 4, 7, 7), torch.randn(6, 4, 3, 3)
     conv = fbt.Conv2d(4, 6, 3)
@@ -422,9 +459,9 @@ class Block(nn.Module):
 
 FUSED = {
     "before + leaky_relu",
-    "down + down_bn + add + relu",
+    "down + down_bn",
     "conv1 + bn1 + relu",
-    "conv2 + bn2",
+    "conv2 + bn2 + add + relu",
     "alone + sigmoid",
     "head.1 + head.2 + tanh",
 }
@@ -541,6 +578,158 @@ def test_hooks_see_their_layers():
     model(x)
     assert len(seen) == 1
     assert_close(seen[0], plain[0](x).double())
+
+
+def test_hooks_of_an_activation_and_of_all_layers_are_called():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    fbt.optimize(model)
+    x, seen = torch.randn(2, 3, 6, 6), []
+    handle = model[2].register_forward_hook(lambda *arguments: seen.append(arguments[2]))
+    y = model(x)
+    handle.remove()
+    assert len(seen) == 1
+    assert seen[0] is y
+    handle = nn.modules.module.register_module_forward_hook(lambda layer, *_: seen.append(type(layer).__name__))
+    model(x)
+    handle.remove()
+    assert seen[1:] == ["Conv2d", "BatchNorm2d", "ReLU", "Sequential"]
+
+
+class Layers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.fc = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Linear(4, 4)
+
+
+class Frozen(Layers):
+    def forward(self, x):
+        with torch.no_grad():
+            x = self.bn(self.conv(x))
+        return torch.relu(self.fc(x))
+
+
+class Cast(Layers):
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return torch.relu(self.bn(self.conv(x))) @ x
+
+
+class Optional(Layers):
+    def forward(self, x, aux=None):
+        y = torch.relu(self.bn(self.conv(x)))
+        return y if aux is None else (y, aux)
+
+
+class Keeps(Layers):
+    def forward(self, x):
+        self.last = torch.relu(self.bn(self.conv(x)))
+        return self.last * 2
+
+
+class Constant(Layers):
+    def forward(self, x):
+        return torch.relu(self.bn(self.conv(x))) + torch.ones(1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (Frozen, "it switches gradients or autocast"),
+        (Cast, "it switches gradients or autocast"),
+        (Optional, "it has optional arguments"),
+        (Keeps, "it writes to its module, or makes tensors of its own"),
+        (Constant, "it writes to its module, or makes tensors of its own"),
+    ],
+)
+def test_what_a_recording_would_lose_is_left(kind, why):
+    model = kind()
+    plain, held = copy.deepcopy(model), set(model.__dict__)
+    changes = fbt.optimize(model)
+    assert changes.left == ((kind.__name__, f"forward cannot be recorded: {why}"),)
+    assert not changes.fused
+    assert set(model.__dict__) == held
+    x = torch.randn(2, 3, 4, 4)
+    y, expected = model(x), plain(x)
+    assert y.dtype == expected.dtype
+    assert_close(y.float(), expected.double(), 2e-2 if kind is Cast else 1e-4)
+    if kind is Frozen:
+        y.sum().backward()
+        assert model.conv.weight.grad is None
+
+
+class OntoTheShortcut(Layers):
+    def forward(self, x):
+        shortcut = x * 1
+        x = shortcut
+        x += self.bn(self.conv(x))
+        return torch.relu(x) + shortcut
+
+
+class WrittenUnderAnotherName(Layers):
+    def forward(self, x):
+        x = x.clone()
+        same = x
+        x += 1
+        return torch.relu(self.bn(self.conv(same))) + x
+
+
+@pytest.mark.parametrize("kind", [OntoTheShortcut, WrittenUnderAnotherName])
+def test_what_is_added_in_place_is_seen_under_every_name(kind):
+    model = kind().eval()
+    plain = copy.deepcopy(model)
+    assert fbt.optimize(model).fused
+    x = torch.randn(2, 3, 4, 4)
+    assert_close(model(x), plain(x).double(), 1e-6)
+
+
+def test_edits_after_optimize_count():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    fbt.optimize(model)
+    x = torch.randn(5, 4)
+    y = model(x)
+    model[1] = nn.Tanh()
+    assert_close(model(x), torch.tanh(model[0](x)).double(), 1e-6)
+    model[1] = nn.ReLU()
+    assert_close(model(x), y.double(), 1e-6)
+    model.append(nn.Sigmoid())
+    assert_close(model(x), torch.sigmoid(y).double(), 1e-6)
+    model[0] = nn.Identity()
+    assert_close(model(x), torch.sigmoid(torch.relu(x)).double(), 1e-6)
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+@pytest.mark.parametrize("when", ["made before", "loaded", "gradient before"])
+def test_fused_optimizers_go_on(make, when):
+    """Their steps walk memory, and weights have other strides than what an optimizer kept of them."""
+    options = {"lr": 0.1, "fused": True, **({"momentum": 0.9} if make is torch.optim.SGD else {})}
+    models = [nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(27, 2, bias=False)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers = [make(model.parameters(), **options) for model in models]
+    x = torch.randn(5, 2, 4, 4)
+
+    def step(model, optimizer):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+
+    for pair in zip(models, optimizers, strict=True):
+        step(*pair)
+    state = optimizers[0].state_dict()
+    if when == "gradient before":
+        for model in models:
+            model(x).sum().backward()
+    fbt.optimize(models[0])
+    if when == "loaded":
+        optimizers[0] = make(models[0].parameters(), **options)
+        optimizers[0].load_state_dict(state)
+    if when == "gradient before":
+        for optimizer in optimizers:
+            optimizer.step()
+    for _ in range(3):
+        for pair in zip(models, optimizers, strict=True):
+            step(*pair)
+    for found, expected in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert_close(found, expected.double(), 1e-4)
 
 
 def test_nothing_is_fused_over_a_write():
