@@ -2,12 +2,16 @@
 //
 // Buffers are XLA's own, nothing is copied. Tasks run on XLA's thread pool through fbn_exec.parallel_for, so that there
 // is one pool in the process. Statistics of batch-norm are float64: they pass through JAX, which by default has no
-// float64, as bytes of the shape (2, channels, 8): mean, then variance.
+// float64, as bytes of the shape (2, channels, 8): mean, then variance. XLA checks the number and the types of buffers,
+// `Rules` their shapes: whoever calls these functions, nothing is read or written beyond a buffer.
 #include <fastbn/fastbn.h>
 
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -28,6 +32,50 @@ ffi::Error result(fbn_status status) {
   if (status == FBN_OK) return ffi::Error::Success();
   const bool callers = status == FBN_INVALID_VALUE || status == FBN_INVALID_TYPE;
   return callers ? ffi::Error::InvalidArgument(fbn_last_error()) : ffi::Error::Internal(fbn_last_error());
+}
+
+// "(2, 3)", "(2,)": as Python writes shapes.
+std::string text(Integers values) {
+  std::string list;
+  for (const int64_t value : values) list += (list.empty() ? "" : ", ") + std::to_string(value);
+  return "(" + list + (values.size() == 1 ? ",)" : ")");
+}
+
+// What a call's buffers and attributes must be before the library gets their addresses. Each rule returns whether it
+// holds; `broken` says which did not.
+struct Rules {
+  const char* operation;
+  ffi::Error broken = ffi::Error::Success();
+
+  bool refuse(const std::string& rule, const std::string& received) {
+    broken = ffi::Error::InvalidArgument(std::string(operation) + ": " + rule + ". Received: " + received);
+    return false;
+  }
+  bool rank(const char* name, Integers found, size_t rank) {
+    return found.size() == rank ||
+           refuse(std::string(name) + " must have rank " + std::to_string(rank), name + (".shape=" + text(found)));
+  }
+  bool shape(const char* name, Integers found, Integers wanted) {
+    return found == wanted || refuse(name + (" must have shape " + text(wanted)), name + (".shape=" + text(found)));
+  }
+  bool shape(const char* name, Integers found, std::initializer_list<int64_t> wanted) {
+    return shape(name, found, Integers(wanted.begin(), wanted.size()));
+  }
+  bool count(const char* name, Integers found, size_t count) {
+    return found.size() == count || refuse(name + (" must be " + std::to_string(count)) + " integers", text(found));
+  }
+  bool taken(fbn_status status) {  // by a function of the library that operators share
+    if (status == FBN_OK) return true;
+    const std::string message = fbn_last_error();
+    broken = ffi::Error::InvalidArgument(operation + message.substr(std::min(message.find(':'), message.size())));
+    return false;
+  }
+};
+
+// A number that is no activation stays none.
+int32_t activation_code(int64_t activation) {
+  using Limits = std::numeric_limits<int32_t>;
+  return static_cast<int32_t>(std::clamp<int64_t>(activation, Limits::min(), Limits::max()));
 }
 
 // One call of the library: its tasks are numbers, taken in turn by the calling thread and by as many of the pool's
@@ -89,35 +137,35 @@ ffi::Error run(ffi::ThreadPool& pool, Call&& call) {
 
 // ------------------------------------------------------------------------------------------------------------- conv2d
 
-bool describe(fbn_conv2d* d, F32 x, F32 kernel, Integers strides, Integers padding, Integers dilation, int64_t groups,
-              int64_t activation) {
-  const auto xs = x.dimensions(), ks = kernel.dimensions();
-  if (xs.size() != 4 || ks.size() != 4 || strides.size() != 2 || padding.size() != 4 || dilation.size() != 2 ||
-      groups < 1 || ks[2] * groups != xs[3])
+bool describe(Rules& rules, fbn_conv2d* d, Integers x, Integers kernel, Integers y, Integers strides, Integers padding,
+              Integers dilation, int64_t groups, int64_t activation) {
+  if (!rules.rank("x", x, 4) || !rules.rank("kernel", kernel, 4) || !rules.count("strides", strides, 2) ||
+      !rules.count("padding", padding, 4) || !rules.count("dilation", dilation, 2))
     return false;
   *d = fbn_conv2d{};
   d->struct_size = sizeof *d;
-  d->batch = xs[0], d->height = xs[1], d->width = xs[2], d->in_channels = xs[3];
-  d->kernel_height = ks[0], d->kernel_width = ks[1], d->out_channels = ks[3];
-  d->stride_height = strides.begin()[0], d->stride_width = strides.begin()[1];
-  d->dilation_height = dilation.begin()[0], d->dilation_width = dilation.begin()[1];
+  d->batch = x[0], d->height = x[1], d->width = x[2], d->in_channels = x[3];
+  d->kernel_height = kernel[0], d->kernel_width = kernel[1], d->out_channels = kernel[3];
+  d->stride_height = strides[0], d->stride_width = strides[1];
+  d->dilation_height = dilation[0], d->dilation_width = dilation[1];
   d->groups = groups;
   d->padding = FBN_PADDING_EXPLICIT;
-  d->pad_top = padding.begin()[0], d->pad_bottom = padding.begin()[1];
-  d->pad_left = padding.begin()[2], d->pad_right = padding.begin()[3];
-  d->activation = static_cast<int32_t>(activation);
-  return true;
-}
-
-ffi::Error bad_conv2d() {
-  return ffi::Error::InvalidArgument(
-      "conv2d: x must be (batch, height, width, in), kernel (height, width, in / groups, out)");
+  d->pad_top = padding[0], d->pad_bottom = padding[1], d->pad_left = padding[2], d->pad_right = padding[3];
+  d->activation = activation_code(activation);
+  int64_t height = 0, width = 0;
+  return rules.taken(fbn_conv2d_output_size(d, &height, &width)) &&
+         rules.shape("kernel", kernel, {kernel[0], kernel[1], x[3] / groups, kernel[3]}) &&
+         rules.shape("y", y, {x[0], height, width, kernel[3]});
 }
 
 ffi::Error conv2d_forward(ffi::ThreadPool pool, F32 x, F32 kernel, F32 bias, F32Result y, Integers strides,
                           Integers padding, Integers dilation, int64_t groups, int64_t activation) {
+  Rules rules{"conv2d_forward"};
   fbn_conv2d d;
-  if (!describe(&d, x, kernel, strides, padding, dilation, groups, activation)) return bad_conv2d();
+  if (!describe(rules, &d, x.dimensions(), kernel.dimensions(), y->dimensions(), strides, padding, dilation, groups,
+                activation) ||
+      !rules.shape("bias", bias.dimensions(), {d.out_channels}))
+    return rules.broken;
   return run(pool, [&](const fbn_exec* exec) {
     return fbn_conv2d_forward(&d, x.typed_data(), kernel.typed_data(), bias.typed_data(), y->typed_data(), exec);
   });
@@ -126,8 +174,14 @@ ffi::Error conv2d_forward(ffi::ThreadPool pool, F32 x, F32 kernel, F32 bias, F32
 ffi::Error conv2d_backward(ffi::ThreadPool pool, F32 dy, F32 x, F32 kernel, F32 y, F32Result dx, F32Result dkernel,
                            F32Result dbias, Integers strides, Integers padding, Integers dilation, int64_t groups,
                            int64_t activation) {
+  Rules rules{"conv2d_backward"};
   fbn_conv2d d;
-  if (!describe(&d, x, kernel, strides, padding, dilation, groups, activation)) return bad_conv2d();
+  if (!describe(rules, &d, x.dimensions(), kernel.dimensions(), y.dimensions(), strides, padding, dilation, groups,
+                activation) ||
+      !rules.shape("dy", dy.dimensions(), y.dimensions()) || !rules.shape("dx", dx->dimensions(), x.dimensions()) ||
+      !rules.shape("dkernel", dkernel->dimensions(), kernel.dimensions()) ||
+      !rules.shape("dbias", dbias->dimensions(), {d.out_channels}))
+    return rules.broken;
   return run(pool, [&](const fbn_exec* exec) {
     return fbn_conv2d_backward(&d, dy.typed_data(), x.typed_data(), kernel.typed_data(), y.typed_data(),
                                dx->typed_data(), dkernel->typed_data(), dbias->typed_data(), exec);
@@ -136,18 +190,21 @@ ffi::Error conv2d_backward(ffi::ThreadPool pool, F32 dy, F32 x, F32 kernel, F32 
 
 // -------------------------------------------------------------------------------------------------------------- dense
 
-fbn_dense describe(F32 x, F32 kernel, int64_t activation) {
-  fbn_dense d{};
-  d.struct_size = sizeof d;
-  d.in_features = kernel.dimensions()[0];
-  d.out_features = kernel.dimensions()[1];
-  d.rows = x.dimensions()[0];
-  d.activation = static_cast<int32_t>(activation);
-  return d;
+bool describe(Rules& rules, fbn_dense* d, Integers x, Integers kernel, Integers y, int64_t activation) {
+  if (!rules.rank("x", x, 2) || !rules.rank("kernel", kernel, 2)) return false;
+  *d = fbn_dense{};
+  d->struct_size = sizeof *d;
+  d->rows = x[0], d->in_features = x[1], d->out_features = kernel[1];
+  d->activation = activation_code(activation);
+  return rules.shape("kernel", kernel, {x[1], kernel[1]}) && rules.shape("y", y, {x[0], kernel[1]});
 }
 
 ffi::Error dense_forward(ffi::ThreadPool pool, F32 x, F32 kernel, F32 bias, F32Result y, int64_t activation) {
-  const fbn_dense d = describe(x, kernel, activation);
+  Rules rules{"dense_forward"};
+  fbn_dense d;
+  if (!describe(rules, &d, x.dimensions(), kernel.dimensions(), y->dimensions(), activation) ||
+      !rules.shape("bias", bias.dimensions(), {d.out_features}))
+    return rules.broken;
   return run(pool, [&](const fbn_exec* exec) {
     return fbn_dense_forward(&d, x.typed_data(), kernel.typed_data(), bias.typed_data(), y->typed_data(), exec);
   });
@@ -155,7 +212,13 @@ ffi::Error dense_forward(ffi::ThreadPool pool, F32 x, F32 kernel, F32 bias, F32R
 
 ffi::Error dense_backward(ffi::ThreadPool pool, F32 dy, F32 x, F32 kernel, F32 y, F32Result dx, F32Result dkernel,
                           F32Result dbias, int64_t activation) {
-  const fbn_dense d = describe(x, kernel, activation);
+  Rules rules{"dense_backward"};
+  fbn_dense d;
+  if (!describe(rules, &d, x.dimensions(), kernel.dimensions(), y.dimensions(), activation) ||
+      !rules.shape("dy", dy.dimensions(), y.dimensions()) || !rules.shape("dx", dx->dimensions(), x.dimensions()) ||
+      !rules.shape("dkernel", dkernel->dimensions(), kernel.dimensions()) ||
+      !rules.shape("dbias", dbias->dimensions(), {d.out_features}))
+    return rules.broken;
   return run(pool, [&](const fbn_exec* exec) {
     return fbn_dense_backward(&d, dy.typed_data(), x.typed_data(), kernel.typed_data(), y.typed_data(),
                               dx->typed_data(), dkernel->typed_data(), dbias->typed_data(), exec);
@@ -164,40 +227,54 @@ ffi::Error dense_backward(ffi::ThreadPool pool, F32 dy, F32 x, F32 kernel, F32 y
 
 // --------------------------------------------------------------------------------------------------------- batch-norm
 
-// x: (rows, channels). A residual of no elements is none.
-fbn_batch_norm describe(F32 x, bool residual, double epsilon, int64_t activation) {
-  fbn_batch_norm d{};
-  d.struct_size = sizeof d;
-  d.rows = x.dimensions()[0];
-  d.channels = x.dimensions()[1];
-  d.epsilon = epsilon;
-  d.activation = static_cast<int32_t>(activation);
-  d.has_residual = residual;
-  return d;
+// x: (rows, channels). A residual of no rows is none.
+bool describe(Rules& rules, fbn_batch_norm* d, Integers x, const char* name, Integers residual, Integers statistics,
+              Integers y, double epsilon, int64_t activation) {
+  if (!rules.rank("x", x, 2) || !rules.rank(name, residual, 2)) return false;
+  *d = fbn_batch_norm{};
+  d->struct_size = sizeof *d;
+  d->rows = x[0], d->channels = x[1];
+  d->epsilon = epsilon;
+  d->activation = activation_code(activation);
+  d->has_residual = residual[0] > 0;
+  return rules.shape(name, residual, {d->has_residual ? x[0] : 0, x[1]}) &&
+         rules.shape("statistics", statistics, {2, x[1], sizeof(double)}) && rules.shape("y", y, x);
 }
 
 ffi::Error batch_norm_forward(ffi::ThreadPool pool, F32 x, F32 gamma, F32 beta, F32 residual, F32Result y,
                               BytesResult statistics, double epsilon, int64_t activation) {
-  const bool added = residual.element_count() > 0;
-  const fbn_batch_norm d = describe(x, added, epsilon, activation);
+  Rules rules{"batch_norm_forward"};
+  fbn_batch_norm d;
+  if (!describe(rules, &d, x.dimensions(), "residual", residual.dimensions(), statistics->dimensions(), y->dimensions(),
+                epsilon, activation) ||
+      !rules.shape("gamma", gamma.dimensions(), {d.channels}) || !rules.shape("beta", beta.dimensions(), {d.channels}))
+    return rules.broken;
   double* mean = reinterpret_cast<double*>(statistics->untyped_data());
   return run(pool, [&](const fbn_exec* exec) {
     return fbn_batch_norm_forward(&d, x.typed_data(), gamma.typed_data(), beta.typed_data(),
-                                  added ? residual.typed_data() : nullptr, y->typed_data(), mean, mean + d.channels,
-                                  exec);
+                                  d.has_residual ? residual.typed_data() : nullptr, y->typed_data(), mean,
+                                  mean + d.channels, exec);
   });
 }
 
 ffi::Error batch_norm_backward(ffi::ThreadPool pool, F32 dy, F32 x, F32 gamma, F32 beta, Bytes statistics, F32 y,
                                F32Result dx, F32Result dgamma, F32Result dbeta, F32Result dresidual, double epsilon,
                                int64_t activation) {
-  const bool added = dresidual->element_count() > 0;
-  const fbn_batch_norm d = describe(x, added, epsilon, activation);
+  Rules rules{"batch_norm_backward"};
+  fbn_batch_norm d;
+  if (!describe(rules, &d, x.dimensions(), "dresidual", dresidual->dimensions(), statistics.dimensions(),
+                y.dimensions(), epsilon, activation) ||
+      !rules.shape("gamma", gamma.dimensions(), {d.channels}) ||
+      !rules.shape("beta", beta.dimensions(), {d.channels}) || !rules.shape("dy", dy.dimensions(), x.dimensions()) ||
+      !rules.shape("dx", dx->dimensions(), x.dimensions()) ||
+      !rules.shape("dgamma", dgamma->dimensions(), {d.channels}) ||
+      !rules.shape("dbeta", dbeta->dimensions(), {d.channels}))
+    return rules.broken;
   const double* mean = reinterpret_cast<const double*>(statistics.untyped_data());
   return run(pool, [&](const fbn_exec* exec) {
     return fbn_batch_norm_backward(&d, dy.typed_data(), x.typed_data(), gamma.typed_data(), beta.typed_data(), mean,
                                    mean + d.channels, y.typed_data(), dx->typed_data(), dgamma->typed_data(),
-                                   dbeta->typed_data(), added ? dresidual->typed_data() : nullptr, exec);
+                                   dbeta->typed_data(), d.has_residual ? dresidual->typed_data() : nullptr, exec);
   });
 }
 
