@@ -115,6 +115,9 @@ class _Flat(fx.Tracer):
         return super().create_node(*arguments, **options)
 
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return a.keys() == b.keys() and all(value is b[name] for name, value in a.items())
 
@@ -125,17 +128,16 @@ def _record(module: nn.Module) -> fx.Graph:
         if parameter.default is not parameter.empty or parameter.kind not in _POSITIONAL:
             raise ValueError("it has optional arguments")
     before = [(part, dict(part.__dict__)) for part in module.modules()]
-    graph = _Flat().trace(module)
-    changed = [(part, held) for part, held in before if not _same(part.__dict__, held)]
-    for part, held in changed:
-        part.__dict__.clear()
-        part.__dict__.update(held)
+    try:
+        graph = _Flat().trace(module)
+    finally:
+        changed = [(part, held) for part, held in before if not _same(part.__dict__, held)]
+        for part, held in changed:
+            part.__dict__.clear()
+            part.__dict__.update(held)
     if changed:
         raise ValueError("it writes to its module, or makes tensors of its own")
     return graph
-
-
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class _Fused:

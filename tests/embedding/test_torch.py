@@ -626,6 +626,12 @@ class Keeps(Layers):
         return self.last * 2
 
 
+class KeepsThenBranches(Layers):
+    def forward(self, x):
+        self.last = torch.relu(self.bn(self.conv(x)))
+        return self.last if self.last.sum() > 0 else x
+
+
 class Constant(Layers):
     def forward(self, x):
         return torch.relu(self.bn(self.conv(x))) + torch.ones(1)
@@ -638,6 +644,7 @@ class Constant(Layers):
         (Cast, "it switches gradients or autocast"),
         (Optional, "it has optional arguments"),
         (Keeps, "it writes to its module, or makes tensors of its own"),
+        (KeepsThenBranches, "symbolically traced variables cannot be used as inputs to control flow"),
         (Constant, "it writes to its module, or makes tensors of its own"),
     ],
 )
