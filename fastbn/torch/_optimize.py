@@ -140,28 +140,23 @@ def _record(module: nn.Module) -> fx.Graph:
     return graph
 
 
-class _Fused:
-    """The recorded forward of a module, as long as the module calls the layers that it called then."""
+def _layers(module: nn.Module, targets: list[str]) -> tuple[list[str], list[type[nn.Module]]]:
+    """Names of a module's children, and classes of the layers that its forward calls, where they are all there."""
+    try:
+        return [*module._modules], [type(module.get_submodule(target)) for target in targets]
+    except AttributeError:
+        return [*module._modules], []
 
-    def __init__(self, recorded: Any, module: nn.Module, targets: list[str]) -> None:
-        self.recorded = recorded
-        self.names = tuple(module._modules)
-        self.kinds = [(target, type(module.get_submodule(target))) for target in targets]
 
-    def holds(self, module: nn.Module) -> bool:
-        if tuple(module._modules) != self.names:
-            return False
-        try:
-            return all(type(module.get_submodule(target)) is kind for target, kind in self.kinds)
-        except AttributeError:
-            return False
+def _while_unedited(recorded: Any, module: nn.Module, targets: list[str]) -> Any:
+    """The recorded forward, as long as a module has the layers that it has now; then the one of its class."""
+    layers = _layers(module, targets)
 
-    def function(self) -> Any:
-        def forward(module: nn.Module, *arguments: Any, **options: Any) -> Any:
-            run = self.recorded if self.holds(module) else type(module).forward
-            return run(module, *arguments, **options)
+    def forward(module: nn.Module, *arguments: Any, **options: Any) -> Any:
+        run = recorded if _layers(module, targets) == layers else type(module).forward
+        return run(module, *arguments, **options)
 
-        return forward
+    return forward
 
 
 def _fuse(module: nn.Module) -> tuple[list[list[tuple[str, bool]]], str]:
@@ -195,8 +190,7 @@ def _fuse(module: nn.Module) -> tuple[list[list[tuple[str, bool]]], str]:
     if found:
         recorded = fx.GraphModule(module, graph, type(module).__name__)
         # A bound method, so that a deep copy calls its own layers and a pickle falls back on the class's forward.
-        kept = _Fused(type(recorded).forward, module, targets)
-        module.forward = types.MethodType(kept.function(), module)
+        module.forward = types.MethodType(_while_unedited(type(recorded).forward, module, targets), module)
     return found, ""
 
 

@@ -41,6 +41,11 @@ def _variant(function: Callable[[], Any], **results: np.ndarray) -> Variant:
     return Variant(run, lambda: results)
 
 
+def _gradients(out: tuple[np.ndarray | None, ...]) -> dict[str, np.ndarray]:
+    """Those that a backward call was asked for, by name."""
+    return {name: d for name, d in zip(("dx", "dkernel", "dbias"), out, strict=True) if d is not None}
+
+
 def conv2d(work: Work) -> dict[str, Variant]:
     arrays = conv_arrays(work)
     x, kernel, dy = arrays["x"], arrays["kernel"], arrays["dy"]
@@ -58,7 +63,7 @@ def conv2d(work: Work) -> dict[str, Variant]:
         if "kernel" in need and work["bias"]:
             need = (*need, "bias")
         out = ops.conv2d_backward(dy, x, kernel, **options, need=need)
-        outputs = {name: d for name, d in zip(("dx", "dkernel", "dbias"), out, strict=True) if d is not None}
+        outputs = _gradients(out)
         variants[algorithm] = _variant(
             lambda o=options, need=need, out=out: ops.conv2d_backward(dy, x, kernel, **o, need=need, out=out), **outputs
         )
@@ -73,7 +78,7 @@ def dense(work: Work) -> dict[str, Variant]:
         return {"ops": _variant(lambda: ops.dense_forward(x, kernel, out=y), y=y)}
     need = NEED[work["direction"]]
     out = ops.dense_backward(dy, x, kernel, need=need)
-    outputs = {name: d for name, d in zip(("dx", "dkernel", "dbias"), out, strict=True) if d is not None}
+    outputs = _gradients(out)
     return {"ops": _variant(lambda: ops.dense_backward(dy, x, kernel, need=need, out=out), **outputs)}
 
 
