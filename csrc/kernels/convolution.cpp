@@ -126,43 +126,6 @@ FASTBN_INLINE void for_each_constant(Body body) {
 // Sources that so many outputs of three taps read.
 constexpr int reach(int stride, int outputs) { return (outputs - 1) * stride + 3; }
 
-// A vector of channels of Rows x Columns outputs: their sums and the nine taps stay in registers (where there are 32),
-// and a source that is read serves up to nine outputs. Bits of `up` and `along`: sources that are not padding.
-template <int Stride, int Rows, int Columns, bool Whole>
-FASTBN_INLINE void block_channels(const DepthwiseBlockArgs& g, const float* x, int64_t at, float* y, unsigned up,
-                                  unsigned along, int64_t c, int64_t lanes) {
-  vfloat w[3][3], sum[Rows][Columns];
-  FASTBN_UNROLL
-  for (int u = 0; u < 3; ++u) {
-    FASTBN_UNROLL
-    for (int v = 0; v < 3; ++v) w[u][v] = load_channels<Whole>(g.w + (3 * u + v) * g.channels + c, lanes);
-  }
-  FASTBN_UNROLL
-  for (int r = 0; r < Rows; ++r) {
-    FASTBN_UNROLL
-    for (int i = 0; i < Columns; ++i) sum[r][i] = vfloat{};
-  }
-  for_each_constant<reach(Stride, Rows)>([&](auto row) __attribute__((always_inline)) {
-    if ((up >> row.value & 1) == 0) return;
-    for_each_constant<reach(Stride, Columns)>([&](auto column) __attribute__((always_inline)) {
-      if ((along >> column.value & 1) == 0) return;
-      const float* p = x + (at + row.value * g.x_up + column.value * g.channels + c);
-      const vfloat source = load_channels<Whole>(p, lanes);
-      // What the rows below this block will read: many rows side by side are more than hardware follows from memory.
-      if constexpr (row.value >= 3 - Stride && column.value >= 3 - Stride)
-        __builtin_prefetch(p + Rows * Stride * g.x_up, 0, 2);
-      for_each_constant<9>([&](auto tap) __attribute__((always_inline)) {
-        constexpr int kUp = row.value - tap.value / 3, kAlong = column.value - tap.value % 3;
-        constexpr int r = kUp / Stride, i = kAlong / Stride;
-        if constexpr (kUp >= 0 && kAlong >= 0 && r * Stride == kUp && i * Stride == kAlong && r < Rows && i < Columns)
-          sum[r][i] = fma(source, w[tap.value / 3][tap.value % 3], sum[r][i]);
-      });
-    });
-  });
-  FASTBN_UNROLL
-  for (int r = 0; r < Rows; ++r) finish_columns<Whole>(g, sum[r], y + r * g.y_up, c, lanes);
-}
-
 // Bits of the sources first .. first + count - 1 that lie in [begin, end).
 FASTBN_INLINE unsigned inside(int64_t first, int count, int64_t begin, int64_t end) {
   unsigned bits = 0;
@@ -170,41 +133,118 @@ FASTBN_INLINE unsigned inside(int64_t first, int count, int64_t begin, int64_t e
   return bits;
 }
 
-template <int Stride, int Rows, int Columns>
-FASTBN_INLINE void block_part(const DepthwiseBlockArgs& g, int64_t r, int64_t i) {
-  const unsigned up = inside(r * Stride, reach(Stride, Rows), g.row_begin, g.row_end);
+// Rows of outputs that one row of sources reaches. Output row r keeps its vectors in slot r % slots(stride).
+constexpr int slots(int stride) { return stride == 1 ? 3 : 2; }
+// Source rows after which the slots repeat.
+constexpr int period(int stride) { return slots(stride) * stride; }
+
+// body(u, v, slot, i) for the taps (u, v) by which the source at this row of a period and this column of a strip
+// reaches the outputs i of the rows in `slot`; all four are constants.
+template <int Stride, int Columns, int Row, int Column, class Body>
+FASTBN_INLINE void for_reached(Body body) {
+  for_each_constant<9>([&](auto tap) __attribute__((always_inline)) {
+    constexpr int u = tap.value / 3, v = tap.value % 3;
+    constexpr int kUp = Row - u + period(Stride), kAlong = Column - v;
+    if constexpr (kUp % Stride == 0 && kAlong >= 0 && kAlong % Stride == 0 && kAlong / Stride < Columns)
+      body(Constant<u>{}, Constant<v>{}, Constant<kUp / Stride % slots(Stride)>{}, Constant<kAlong / Stride>{});
+  });
+}
+
+// What a strip reads next comes from further on than hardware looks: the vectors of the next channels where a pixel has
+// many, else the rows below.
+constexpr int64_t kManyChannels = 128;
+FASTBN_INLINE int64_t ahead(const DepthwiseBlockArgs& g, int64_t rows) {
+  return g.channels >= kManyChannels ? 2 * kLanes : rows * g.stride * g.x_up;
+}
+
+// A vector of channels of a strip, `rows` x Columns outputs, from its first row to its last: the sums of the rows that
+// a source row reaches and the nine taps stay in registers (where there are 32), and each source is read once.
+// Bits of `along`: columns that are not padding.
+template <int Stride, int Columns, bool Whole>
+FASTBN_INLINE void walk_strip(const DepthwiseBlockArgs& g, int64_t r, int64_t rows, int64_t at, float* y,
+                              unsigned along, int64_t c, int64_t lanes) {
+  vfloat w[3][3], sum[slots(Stride)][Columns];
+  FASTBN_UNROLL
+  for (int u = 0; u < 3; ++u) {
+    FASTBN_UNROLL
+    for (int v = 0; v < 3; ++v) w[u][v] = load_channels<Whole>(g.w + (3 * u + v) * g.channels + c, lanes);
+  }
+  for_each_constant<slots(Stride) * Columns>([&](auto i) __attribute__((always_inline)) {
+    sum[i.value / Columns][i.value % Columns] = vfloat{};
+  });
+  const int64_t count = (rows - 1) * Stride + 3, begin = g.row_begin - r * Stride, end = g.row_end - r * Stride;
+  const int64_t next = ahead(g, rows);
+  for (int64_t first = 0; first < count; first += period(Stride)) {
+    for_each_constant<period(Stride)>([&](auto step) __attribute__((always_inline)) {
+      constexpr int row = step.value, done = row + period(Stride) - 2;
+      const int64_t source_row = first + row;
+      if (source_row >= count) return;
+      if constexpr (row % Stride == 0) {
+        FASTBN_UNROLL
+        for (int i = 0; i < Columns; ++i) sum[row / Stride % slots(Stride)][i] = vfloat{};
+      }
+      if (source_row >= begin && source_row < end) {
+        for_each_constant<reach(Stride, Columns)>([&](auto column) __attribute__((always_inline)) {
+          if ((along >> column.value & 1) == 0) return;
+          const float* p = g.x + (at + column.value * g.channels);
+          const vfloat source = load_channels<Whole>(p, lanes);
+          __builtin_prefetch(p + next, 0, 2);
+          for_reached<Stride, Columns, row, column.value>([&](auto u, auto v, auto slot, auto i)
+                                                              __attribute__((always_inline)) {
+                                                                vfloat& to = sum[slot.value][i.value];
+                                                                to = fma(source, w[u.value][v.value], to);
+                                                              });
+        });
+      }
+      at += g.x_up;
+      if constexpr (done % Stride == 0) {
+        if (source_row < 2) return;
+        finish_columns<Whole>(g, sum[done / Stride % slots(Stride)], y, c, lanes);
+        y += g.y_up;
+      }
+    });
+  }
+}
+
+template <int Stride, int Columns>
+FASTBN_INLINE void strip_channels(const DepthwiseBlockArgs& g, int64_t r, int64_t rows, int64_t i) {
   const unsigned along = inside(i * Stride, reach(Stride, Columns), g.column_begin, g.column_end);
   const int64_t at = g.origin + Stride * (r * g.x_up + i * g.channels);
   float* y = g.y + r * g.y_up + i * g.y_step;
   for_channels(
       g.x, g.channels, [&](auto whole, int64_t c, int64_t lanes) __attribute__((always_inline)) {
-        block_channels<Stride, Rows, Columns, whole.value != 0>(g, g.x, at, y, up, along, c, lanes);
+        walk_strip<Stride, Columns, whole.value != 0>(g, r, rows, at + c, y, along, c, lanes);
       });
 }
 
-// The last block of an axis reaches back over outputs that are already there, and computes them again.
-template <int Stride, int Rows>
-FASTBN_INLINE void block_rows(const DepthwiseBlockArgs& g, int64_t r) {
-  constexpr int kWide = 4;
-  if (g.columns < kWide) {
-    for (int64_t i = 0; i < g.columns; ++i) block_part<Stride, Rows, 1>(g, r, i);
-    return;
-  }
-  for (int64_t i = 0; i < g.columns; i += kWide)
-    block_part<Stride, Rows, kWide>(g, r, i + kWide <= g.columns ? i : g.columns - kWide);
-}
+// Strips are short, so that the pages of their pixels, which are as many as the pixels where there are 1024 channels,
+// fit the first translation buffer. The last strip of a row reaches back over outputs that are already there, and
+// computes them again.
+constexpr int64_t kHigh = 4;
+constexpr int kWide = kManyRegisters ? 7 : 3;
+constexpr int kNarrow = kManyRegisters ? 4 : 3;
 
 template <int Stride>
-void depthwise_blocks(const DepthwiseBlockArgs& g) {
-  constexpr int kHigh = kManyRegisters ? 4 : 2;
-  if (g.rows < kHigh) {
-    for (int64_t r = 0; r < g.rows; ++r) block_rows<Stride, 1>(g, r);
-    return;
+void depthwise_strips(const DepthwiseBlockArgs& g) {
+  for (int64_t r = 0; r < g.rows; r += kHigh) {
+    const int64_t rows = g.rows - r < kHigh ? g.rows - r : kHigh;
+    for (int64_t i = 0; i < g.columns;) {
+      const int64_t left = g.columns - i;
+      if (g.columns < kNarrow) {
+        strip_channels<Stride, 1>(g, r, rows, i);
+        i += 1;
+      } else if (left <= kNarrow || left == 2 * kNarrow || g.columns < kWide) {
+        strip_channels<Stride, kNarrow>(g, r, rows, left < kNarrow ? g.columns - kNarrow : i);
+        i += kNarrow;
+      } else {
+        strip_channels<Stride, kWide>(g, r, rows, left < kWide ? g.columns - kWide : i);
+        i += kWide;
+      }
+    }
   }
-  for (int64_t r = 0; r < g.rows; r += kHigh) block_rows<Stride, kHigh>(g, r + kHigh <= g.rows ? r : g.rows - kHigh);
 }
 
-void depthwise_block(const DepthwiseBlockArgs& g) { g.stride == 1 ? depthwise_blocks<1>(g) : depthwise_blocks<2>(g); }
+void depthwise_block(const DepthwiseBlockArgs& g) { g.stride == 1 ? depthwise_strips<1>(g) : depthwise_strips<2>(g); }
 
 template <int Up, int Along, bool Whole>
 FASTBN_INLINE void filter_taps(const DepthwiseFilterArgs& g, const float* x, const float* dy, float* dw,
@@ -267,30 +307,33 @@ template <int Stride, int Rows>
 struct Window {
   vfloat column[3][reach(Stride, Rows)];
 };
-// The columns v >= First of a window whose column 0 stands at column[Oldest].
-template <int Stride, int Rows, bool Whole, int Oldest, int First>
-FASTBN_INLINE void read_columns(const DepthwiseFilterBlockArgs& g, unsigned up, int64_t at, int64_t lanes,
-                                Window<Stride, Rows>& window) {
+// The columns v >= First of a window whose column 0 stands at column[Oldest]. Edge: those of `along` only.
+template <int Stride, int Rows, bool Whole, int Oldest, int First, bool Edge>
+FASTBN_INLINE void read_columns(const DepthwiseFilterBlockArgs& g, unsigned up, unsigned along, int64_t at,
+                                int64_t lanes, Window<Stride, Rows>& window) {
   for_each_constant<reach(Stride, Rows)>([&](auto row) __attribute__((always_inline)) {
     if ((up >> row.value & 1) == 0) return;
     for_each_constant<3, First>([&](auto v) __attribute__((always_inline)) {
+      if (Edge && (along >> v.value & 1) == 0) return;
       const float* p = g.x + (at + row.value * g.x_up + v.value * g.channels);
       window.column[(Oldest + v.value) % 3][row.value] = load_channels<Whole>(p, lanes);
     });
   });
 }
 
-template <int Stride, int Rows, bool Whole, int Oldest>
-FASTBN_INLINE void multiply_window(const DepthwiseFilterBlockArgs& g, unsigned up, const float* dy, int64_t lanes,
-                                   const Window<Stride, Rows>& window, vfloat (&sum)[3][3]) {
+template <int Stride, int Rows, bool Whole, int Oldest, bool Edge>
+FASTBN_INLINE void multiply_window(const DepthwiseFilterBlockArgs& g, unsigned up, unsigned along, const float* dy,
+                                   int64_t lanes, const Window<Stride, Rows>& window, vfloat (&sum)[3][3]) {
   FASTBN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     const vfloat d = load_channels<Whole>(dy + r * g.dy_up, lanes);
     FASTBN_UNROLL
     for (int u = 0; u < 3; ++u) {
       if ((up >> (r * Stride + u) & 1) == 0) continue;
-      FASTBN_UNROLL
-      for (int v = 0; v < 3; ++v) sum[u][v] = fma(window.column[(Oldest + v) % 3][r * Stride + u], d, sum[u][v]);
+      for_each_constant<3>([&](auto v) __attribute__((always_inline)) {
+        if (Edge && (along >> v.value & 1) == 0) return;
+        sum[u][v.value] = fma(window.column[(Oldest + v.value) % 3][r * Stride + u], d, sum[u][v.value]);
+      });
     }
   }
 }
@@ -303,26 +346,28 @@ FASTBN_INLINE void filter_window(const DepthwiseFilterBlockArgs& g, unsigned up,
     FASTBN_UNROLL
     for (int v = 0; v < 3; ++v) sum[u][v] = load_channels<Whole>(g.dw + (3 * u + v) * g.channels + c, lanes);
   }
-  const float* dy = g.dy + c;
-  int64_t at = g.origin + c;
   Window<Stride, Rows> window{};
-  read_columns<Stride, Rows, Whole, 0, 0>(g, up, at, lanes, window);
-  multiply_window<Stride, Rows, Whole, 0>(g, up, dy, lanes, window, sum);
-  const auto step = [&](auto times) __attribute__((always_inline)) {
+  // Column i of the gradient, i modulo 3 a constant: only the first and the last one have padding beside them.
+  const auto step = [&](int64_t i, auto times, auto first, auto edge) __attribute__((always_inline)) {
     constexpr int kOldest = times.value * Stride % 3;
-    at += Stride * g.channels;
-    dy += g.channels;
-    read_columns<Stride, Rows, Whole, kOldest, 3 - Stride>(g, up, at, lanes, window);
-    multiply_window<Stride, Rows, Whole, kOldest>(g, up, dy, lanes, window, sum);
+    constexpr bool kEdge = edge.value != 0;
+    const int64_t at = g.origin + i * Stride * g.channels + c;
+    const float* dy = g.dy + i * g.channels + c;
+    const unsigned along = kEdge ? inside(i * Stride, 3, g.column_begin, g.column_end) : 7;
+    read_columns<Stride, Rows, Whole, kOldest, first.value, kEdge>(g, up, along, at, lanes, window);
+    multiply_window<Stride, Rows, Whole, kOldest, kEdge>(g, up, along, dy, lanes, window, sum);
   };
+  constexpr Constant<3 - Stride> kNew{};  // columns of a window before it were in the one to the left
+  step(0, Constant<0>{}, Constant<0>{}, Constant<1>{});
   int64_t i = 1;
-  for (; i + 3 <= g.columns; i += 3) {
-    step(Constant<1>{});
-    step(Constant<2>{});
-    step(Constant<3>{});
+  for (; i + 3 < g.columns; i += 3) {
+    step(i, Constant<1>{}, kNew, Constant<0>{});
+    step(i + 1, Constant<2>{}, kNew, Constant<0>{});
+    step(i + 2, Constant<3>{}, kNew, Constant<0>{});
   }
-  if (i < g.columns) step(Constant<1>{});
-  if (i + 1 < g.columns) step(Constant<2>{});
+  if (i < g.columns) step(i, Constant<1>{}, kNew, Constant<1>{});
+  if (i + 1 < g.columns) step(i + 1, Constant<2>{}, kNew, Constant<1>{});
+  if (i + 2 < g.columns) step(i + 2, Constant<3>{}, kNew, Constant<1>{});
   FASTBN_UNROLL
   for (int u = 0; u < 3; ++u) {
     FASTBN_UNROLL

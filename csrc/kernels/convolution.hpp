@@ -52,10 +52,12 @@ struct DepthwiseFilterArgs {
   int64_t x_up, x_along, dw_up;
 };
 
-// Rows of the gradient of 3x3 taps, no dilation, stride s of 1 or 2, for one column or more whose taps all lie inside:
-// dw[(3 u + v) * channels + c] goes on by x[(r s + u) * x_up + (i s + v) * channels + c] dy[r * dy_up + i * channels +
-// c], i in order and, for one i, r in [0, rows) in order; rows <= filter_rows. Source rows outside [row_begin, row_end)
-// are left out.
+// Rows of the gradient of 3x3 taps, no dilation, stride s of 1 or 2: dw[(3 u + v) * channels + c] goes on by x[(r s +
+// u)
+// * x_up + (i s + v) * channels + c] dy[r * dy_up + i * channels + c], i in order and, for one i, r in [0, rows) in
+// order; rows <= filter_rows. Sources whose row lies outside [row_begin, row_end) or whose column lies outside
+// [column_begin, column_end) are padding, left out and never read; of columns only the first and the last output may
+// have some beside them.
 struct DepthwiseFilterBlockArgs {
   const float* x;
   int64_t origin;
@@ -63,7 +65,7 @@ struct DepthwiseFilterBlockArgs {
   float* dw;
   int64_t rows, columns, channels, stride;
   int64_t x_up, dy_up;
-  int64_t row_begin, row_end;
+  int64_t row_begin, row_end, column_begin, column_end;
 };
 
 struct ConvolutionKernels {

@@ -35,6 +35,12 @@ bool takes_blocks(const Axis& y, const Axis& x) {
   return three(y) && three(x) && y.stride == x.stride && y.stride <= 2;
 }
 
+// Padding of three taps beside the first and the last output of an axis only.
+bool narrow_padding(const Axis& axis, int64_t extent) {
+  const int64_t second = axis.base + axis.stride, last_but_one = axis.base + (axis.count - 2) * axis.stride;
+  return axis.count < 2 || (second >= 0 && last_but_one + 2 < extent);
+}
+
 }  // namespace
 
 bool is_depthwise(const Conv2dGeometry& g) {
@@ -160,7 +166,7 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
   const Axis up = forward_axis(g.out_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top);
   const Axis along = forward_axis(g.out_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left);
   const int64_t most = kernels().convolution.filter_rows;
-  const bool blocks = most > 0 && takes_blocks(up, along);
+  const bool blocks = most > 0 && takes_blocks(up, along) && narrow_padding(along, g.width);
   if (fresh) std::fill_n(dkernel, g.kernel_size(), 0.0f);
   DepthwiseFilterArgs a{};
   a.channels = channels;
@@ -186,29 +192,28 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
       a.taps_along = v.size();
       kernels().convolution.depthwise_filter_row(a);
     };
-    const int64_t step = blocks ? most : 1;
-    for (int64_t i = y0; i < y1; i += step) {
-      const int64_t rows = std::min(step, y1 - i);
-      for_columns(along, g.width, [&](int64_t first, int64_t count, Range v) {
-        if (!blocks || v.size() < 3) {
-          for (int64_t r = i; r < i + rows; ++r) row_part(r, first, count, v);
-          return;
-        }
-        DepthwiseFilterBlockArgs block{};
-        block.x = from;
-        block.origin = (i * up.stride + up.base) * pitch + (first * along.stride + along.base) * channels;
-        block.dy = gradient + (i * g.out_width + first) * channels;
-        block.dw = scratch;
-        block.columns = count;
-        block.rows = rows;
-        block.channels = channels;
-        block.stride = up.stride;
-        block.x_up = pitch;
-        block.dy_up = g.out_width * channels;
+    if (blocks) {
+      DepthwiseFilterBlockArgs block{};
+      block.x = from;
+      block.dw = scratch;
+      block.columns = g.out_width;
+      block.channels = channels;
+      block.stride = up.stride;
+      block.x_up = pitch;
+      block.dy_up = g.out_width * channels;
+      block.column_begin = -along.base;
+      block.column_end = g.width - along.base;
+      for (int64_t i = y0; i < y1; i += most) {
+        block.origin = (i * up.stride + up.base) * pitch + along.base * channels;
+        block.dy = gradient + i * block.dy_up;
+        block.rows = std::min(most, y1 - i);
         block.row_begin = -(i * up.stride + up.base);
         block.row_end = g.height + block.row_begin;
         kernels().convolution.depthwise_filter_block(block);
-      });
+      }
+    }
+    for (int64_t i = y0; !blocks && i < y1; ++i) {
+      for_columns(along, g.width, [&](int64_t first, int64_t count, Range v) { row_part(i, first, count, v); });
     }
     for (int64_t j = 0; j < g.kernel_size(); ++j) dkernel[j] += scratch[j];
   }

@@ -73,6 +73,23 @@ def test_whole_numbers_are_exact(case, isa):
         assert_same(a, e, name)
 
 
+# Whatever the width, strips and windows of columns cover each output once, and no padding takes part.
+@pytest.mark.parametrize("pads", [(0, 0), (1, 1), (0, 1), (2, 1), (1, 2)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_of_any_width(stride, pads, isa):
+    for width in range(1, 19):
+        if width + sum(pads) < 3:
+            continue
+        height = 3 + width % 7
+        padding = ((pads[1], pads[0]), pads)
+        case = ConvCase(f"width_{width}", (1, height, width, 19), 19, strides=(stride,) * 2, padding=padding, groups=19)
+        (x, kernel, bias, dy, _), y, _, gradients, _ = expected(case, integers=True)
+        assert_same(ops.conv2d_forward(x, kernel, bias, **case.options), y, f"y of width {width}")
+        found = ops.conv2d_backward(dy, x, kernel, **case.options)
+        for name, a, e in zip(("dx", "dkernel", "dbias"), found, gradients, strict=True):
+            assert_same(a, e, f"{name} of width {width}")
+
+
 SOME = ["channels_17_31", "one_channel_28", "few_channels", "groups_2", "depthwise", "stride_2_same_odd", "pointwise"]
 
 
