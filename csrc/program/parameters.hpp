@@ -1,10 +1,12 @@
-// Parameters of a program: values, optimizer slots, gradients, and weights packed for the convolutions.
+// Parameters of a program: values, optimizer slots, gradients, and weights as inference reads them: packed for the
+// convolutions, and with batch-norms folded in.
 #pragma once
 
 #include <atomic>
 #include <map>
 #include <vector>
 
+#include "folding.hpp"
 #include "graph.hpp"
 #include "operators/dense.hpp"
 #include "operators/optimizers.hpp"
@@ -40,6 +42,7 @@ struct ParameterStore {
   std::vector<Parameter> parameters;   // in graph order; never resized after creation
   std::vector<int> first_of_node;      // parameters of node i: [first_of_node[i], first_of_node[i + 1])
   std::map<int, PackedKernel> packed;  // by node
+  FoldedLayers folded;
   int slot_count = 0;
   bool keep_gradients = false;
 

@@ -171,7 +171,7 @@ std::unique_ptr<Plan> make_plan(const PlanRequest& request, ParameterStore& stor
 // The plan in words, phase by phase.
 std::string describe(const Plan& plan, const Graph& graph);
 
-// The plan in one line: its size, and the kernels that were chosen, with why.
+// The plan in one line: its size, what was fused, and the kernels that were chosen, with why.
 std::string summary(const PlanRequest& request, const Plan& plan);
 
 // Where the seconds of `replays` training steps went: they add up to the time inside Program::train.

@@ -84,6 +84,17 @@ std::vector<Planner::Scheduled> Planner::schedule() const {
   return order;
 }
 
+Planner::Weights Planner::weights(const Op& op) {
+  if (op.before >= 0 || op.after >= 0) {
+    const FoldedLayer& folded = store_.folded.get(graph_, store_, op.node, op.before, op.after);
+    return {folded.kernel.floats(), folded.bias.floats()};
+  }
+  const Parameter* kernel = store_.find(op.node, ParameterRole::kernel);
+  const Parameter* bias = store_.find(op.node, ParameterRole::bias);
+  const Buffer& values = op.kind == OpKind::conv2d ? store_.packed.at(op.node).forward : kernel->value;
+  return {values.floats(), bias != nullptr ? bias->value.floats() : nullptr};
+}
+
 std::string Planner::describe_op(const Op& op) const {
   static constexpr const char* kNames[] = {"input",      "conv2d",     "dense",      "batch_norm",
                                            "activation", "max_pool2d", "avg_pool2d", "global_avg_pool2d",

@@ -149,6 +149,11 @@ class Planner {
     return graph_.node(op.output < static_cast<int>(graph_.nodes().size()) ? op.output : op.node);
   }
   std::string name(const Op& op) const { return graph_.node(op.node).name; }
+  // What the forward step of a conv2d (packed) or dense (in panels) reads; bias may be nullptr.
+  struct Weights {
+    const float *kernel, *bias;
+  };
+  Weights weights(const Op& op);
 
   // A step that works on rows and columns alike goes where the phase is: columns of a features phase that has
   // just made its input, else samples.

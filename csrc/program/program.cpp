@@ -308,9 +308,11 @@ void Program::train(const void* x, const void* y, const int64_t* index, int64_t 
   if (result != nullptr) write_result(result, sums);
 }
 
-// Brings the packed kernels up to date; callers hold state_ shared.
+// Brings the packed kernels and the folded layers up to date; callers hold state_ shared and have their plan, so that
+// the folded layers it reads are there.
 void Program::repack() {
   const std::lock_guard lock(pack_mutex_);
+  store_.folded.renew(!packed_);
   if (packed_) return;
   for (auto& [node, packed] : store_.packed)
     packed.plan.pack_forward(packed.kernel->value.floats(), packed.forward.floats());

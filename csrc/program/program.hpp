@@ -76,7 +76,7 @@ class Program {
   mutable std::shared_mutex state_;  // weights, plan of training, iteration, learning rate, costs: a step writes
   std::mutex training_mutex_;
   std::mutex pack_mutex_;
-  bool packed_ = false;  // the packed kernels are those of the current weights
+  bool packed_ = false;  // the packed kernels and folded layers are those of the current weights
   Timings timings_;      // of the training plan
 };
 

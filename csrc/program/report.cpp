@@ -176,6 +176,7 @@ std::string summary(const PlanRequest& request, const Plan& plan) {
       concatenate(kModes[static_cast<int>(request.mode)], " plan for up to ", plan.capacity, " samples, ",
                   kernels().name, ": ", plan.steps.size(), " steps in ", phases, " phases, chunks of ", plan.chunk,
                   ", ", bytes_text(plan.arena_bytes), " for the batch, ", bytes_text(plan.lane_bytes), " a thread");
+  for (const Fusion& fusion : plan.fusions) text += "; " + fusion.text;
   constexpr struct {
     const char* operation;
     ConvPass pass;

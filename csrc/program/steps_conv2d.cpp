@@ -13,8 +13,7 @@ void Planner::forward_conv2d(const Op& op) {
   d.algorithm = request_.conv_algorithm;
   const Conv2dPlan plan(name(op).c_str(), d);
   const Conv2dGeometry g = plan.geometry();
-  const PackedKernel& packed = store_.packed.at(op.node);
-  const Parameter* bias = store_.find(op.node, ParameterRole::bias);
+  const Weights w = weights(op);
   begin(Domain::samples);
   const int x = use(values_.at(op.inputs[0]));
   const int y = values_[op.output] = floats(name(op), g.out_size());
@@ -23,9 +22,8 @@ void Planner::forward_conv2d(const Op& op) {
   s.fixed_bytes = plan.packed_forward_size() * 4;
   s.scratch_floats = plan.forward_scratch();
   s.note = plan.forward_algorithm();
-  s.run = [plan, &packed, bias, x, y](const StepContext& c) {
-    plan.forward(c.at(x), packed.forward.floats(), bias != nullptr ? bias->value.floats() : nullptr, c.at(y), c.count,
-                 c.scratch);
+  s.run = [plan, w, x, y](const StepContext& c) {
+    plan.forward(c.at(x), w.kernel, w.bias, c.at(y), c.count, c.scratch);
   };
   emit(std::move(s));
 }

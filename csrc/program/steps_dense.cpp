@@ -32,7 +32,7 @@ void Planner::forward_dense(const Op& op, bool feeds_loss) {
   const Matrix out = {in.rows, node(op).layer.units};
   const Parameter* kernel = store_.find(op.node, ParameterRole::kernel);
   const DensePlan plan = kernel->dense();
-  const Parameter* bias = store_.find(op.node, ParameterRole::bias);
+  const Weights w = weights(op);
   const bool small = kernel->size * 4 <= kSmallKernelBytes;
   const bool blocks = feeds_loss && small ? true : !feeds_batch_norm(op) && (small || dense_in_blocks(op));
   dense_forward_in_blocks_[op.node] = blocks;
@@ -51,11 +51,10 @@ void Planner::forward_dense(const Op& op, bool feeds_loss) {
   s.whole_chunk = blocks;
   s.scratch_floats = blocks ? plan.scratch(plan_->chunk * in.rows, out.columns)
                             : plan.scratch(request_.capacity * in.rows, phase().slice);
-  s.run = [plan, kernel, bias, op, in, out, x, y](const StepContext& c) {
+  s.run = [plan, w, op, in, out, x, y](const StepContext& c) {
     const Range columns = c.columns(out.columns);
-    plan.forward(c.at(x), in.columns, c.count * in.rows, kernel->value.floats(),
-                 bias != nullptr ? bias->value.floats() : nullptr, op.activation, op.alpha, c.at(y), out.columns,
-                 columns.begin, columns.end, c.scratch);
+    plan.forward(c.at(x), in.columns, c.count * in.rows, w.kernel, w.bias, op.activation, op.alpha, c.at(y),
+                 out.columns, columns.begin, columns.end, c.scratch);
   };
   emit(std::move(s));
 }
