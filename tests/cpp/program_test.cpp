@@ -1,5 +1,7 @@
 // Programs through the C interface, as a host without Python drives them: training, parameters by name, a workspace of
 // the caller, callers compiled against other headers, and indices that are refused.
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -117,6 +119,59 @@ void test_workspace(int32_t threads) {
   CHECK(results[0].samples == kBatch && results[0].loss == results[1].loss);
 }
 
+// Several threads predict, evaluate and read outputs between, each the first to need a plan or new weights at some
+// time, while batch-norm's are set: every result is of the weights before or after, the last of the last.
+void test_inference_from_threads() {
+  constexpr int64_t kBatch = 4;
+  std::vector<float> x(kBatch * networks::kImageSize);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 37 % 11) - 5;
+  const int32_t y[kBatch] = {0, 1, 2, 3};
+  constexpr int kSets = 20;
+  const auto predict = [&](fbn_program* p, float* out) {
+    return fbn_program_predict(p, x.data(), nullptr, kBatch, out, nullptr) == FBN_OK;
+  };
+  const auto set_gamma = [](fbn_program* p, int i) {
+    const std::vector<float> gamma(8, 1.0f + static_cast<float>(i));
+    CHECK(fbn_program_set_by_name(p, "norm/gamma", "value", gamma.data(), 8) == FBN_OK);
+  };
+  using Output = std::vector<float>;
+  const auto output = [] { return Output(kBatch * networks::kImageClasses); };
+  std::vector<Output> expected;
+  for (int i = 0; i <= kSets; ++i) {
+    fbn_program* fresh = networks::image_program(kBatch);
+    set_gamma(fresh, i);
+    expected.push_back(output());
+    CHECK(predict(fresh, expected.back().data()));
+    fbn_program_destroy(fresh);
+  }
+  CHECK(expected.front() != expected.back());
+
+  fbn_program* program = networks::image_program(kBatch);
+  set_gamma(program, 0);
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int32_t first = 1; first <= 3; ++first) {
+    threads.emplace_back([&, first] {
+      fbn_exec exec{};
+      exec.struct_size = sizeof exec;
+      exec.num_threads = 1;
+      for (int32_t round = 0; round < kSets; ++round) {
+        Output found = output(), between(kBatch * 8 * 8 * 8);
+        const int32_t node = 1 + (first + round) % 3;  // conv, norm, relu
+        if (!predict(program, found.data())) ++wrong;
+        if (std::find(expected.begin(), expected.end(), found) == expected.end()) ++wrong;
+        if (fbn_program_node_output(program, node, x.data(), nullptr, kBatch, between.data(), &exec) != FBN_OK) ++wrong;
+        if (fbn_program_evaluate(program, x.data(), y, nullptr, kBatch, nullptr, &exec) != FBN_OK) ++wrong;
+      }
+    });
+  }
+  for (int i = 1; i <= kSets; ++i) set_gamma(program, i);
+  for (std::thread& thread : threads) thread.join();
+  Output found = output();
+  CHECK(wrong == 0 && predict(program, found.data()) && found == expected.back());
+  fbn_program_destroy(program);
+}
+
 // The text of a failure is the thread's own.
 void test_errors_of_threads() {
   int32_t rank = 0;
@@ -200,6 +255,7 @@ int main() {
   test_parameters_by_name();
   for (const int32_t threads : {1, 3}) test_workspace(threads);
   test_struct_sizes();
+  test_inference_from_threads();
   test_errors_of_threads();
   return check::report("program_test");
 }
