@@ -197,31 +197,40 @@ class FastbnWorker(Worker):
         return nodes
 
     @staticmethod
-    def _compiled(work: Work, nodes: list[graphs.Node], spec: dict[str, Any]) -> Any:
+    def _compiled(work: Work, nodes: list[graphs.Node], spec: dict[str, Any], algorithm: str = "auto") -> Any:
         model = models.build(nodes, graphs.load_weights(work["weights"]))
         arguments = {key: value for key, value in spec.items() if key != "name"}
         optimizer = {"sgd": fastbn.optimizers.SGD, "rmsprop": fastbn.optimizers.RMSprop}[spec["name"]](**arguments)
-        model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy")
+        model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", conv_algorithm=algorithm)
         return model
 
     def step(self, work: Work) -> dict[str, Variant]:
-        nodes = work["nodes"]
-        model = self._compiled(work, nodes, work["optimizer"])
-        x, labels = training_rows(work, nodes[0]["shape"], graphs.classes(nodes))
+        x, labels = training_rows(work, work["nodes"][0]["shape"], graphs.classes(work["nodes"]))
+        measure = self._epochs if work["rows"] else self._on_batch
+        return {
+            algorithm: measure(self._compiled(work, work["nodes"], work["optimizer"], algorithm), x, labels, work)
+            for algorithm in (("auto", "direct") if work["direct"] else ("auto",))
+        }
+
+    @staticmethod
+    def _on_batch(model: Any, x: np.ndarray, labels: np.ndarray, _work: Work) -> Variant:
         recent = [math.nan]
-        if not work["rows"]:
 
-            def resident(calls: int) -> None:
-                for _ in range(calls):
-                    recent[0] = model.train_on_batch(x, labels)
+        def resident(calls: int) -> None:
+            for _ in range(calls):
+                recent[0] = model.train_on_batch(x, labels)
 
-            return {"train_on_batch": Variant(resident, lambda: {"loss": np.array(recent)})}
+        return Variant(resident, lambda: {"loss": np.array(recent)})
+
+    @staticmethod
+    def _epochs(model: Any, x: np.ndarray, labels: np.ndarray, work: Work) -> Variant:
+        recent = [math.nan]
 
         def epochs(calls: int) -> None:
             history = model.fit(x, labels, batch_size=work["batch"], epochs=calls, shuffle=True, verbose=0)
             recent[0] = history.history["loss"][-1]
 
-        return {"fit": Variant(epochs, lambda: {"loss": np.array(recent)}, len(x) // work["batch"])}
+        return Variant(epochs, lambda: {"loss": np.array(recent)}, len(x) // work["batch"])
 
     def verify(self, work: Work) -> dict[str, Any]:
         nodes = graphs.without_dropout(work["nodes"])

@@ -115,7 +115,16 @@ def operators() -> list[Work]:
     return convolutions() + dense_products() + batch_norms() + pointwise()
 
 
-def _step(group: str, network: str, batch: int, optimizer: dict[str, Any], rows: int = 0, **options: Any) -> Work:
+def _step(
+    group: str,
+    network: str,
+    batch: int,
+    optimizer: dict[str, Any],
+    rows: int = 0,
+    direct: bool = False,
+    **options: Any,
+) -> Work:
+    """`direct`: fastbn's step without Winograd is measured, too."""
     label = network + "".join(f"_{key}{value}" for key, value in options.items())
     order = "shuffled" if rows else "resident"
     return {
@@ -127,6 +136,7 @@ def _step(group: str, network: str, batch: int, optimizer: dict[str, Any], rows:
         "batch": batch,
         "optimizer": optimizer,
         "rows": rows,
+        "direct": direct,
     }
 
 
@@ -135,8 +145,8 @@ def steps() -> list[Work]:
     works += [
         _step("article with BN", "article", batch, SGD, batch_norms=count) for count in (1, 4) for batch in (4, 128)
     ]
-    works += [_step("seed networks", name, 128, RMSPROP) for name in ("mlp", "cnn", "cnn_small")]
-    works += [_step("conv-BN-ReLU", name, 128, SGD) for name in ("cnn_bn", "resnet20")]
+    works += [_step("seed networks", name, 128, RMSPROP, direct=name == "cnn") for name in ("mlp", "cnn", "cnn_small")]
+    works += [_step("conv-BN-ReLU", name, 128, SGD, direct=name == "cnn_bn") for name in ("cnn_bn", "resnet20")]
     works += [
         _step("shuffled epochs", "article", 4, SGD, rows=2048, batch_norms=0),
         _step("shuffled epochs", "article", 128, SGD, rows=8192, batch_norms=0),
