@@ -1,6 +1,6 @@
 #include "normalization.hpp"
 
-#include "vector_math.hpp"
+#include "lengths.hpp"
 
 namespace fastbn {
 namespace FASTBN_ISA {
@@ -25,12 +25,6 @@ FASTBN_INLINE int64_t prefetch_distance(int64_t rows, int64_t stride) {
   if (stride >= kLong) return kColumns;
   return rows * stride < kPage ? kPage : rows * stride;
 }
-
-// Lengths of vectors: whole ones carry theirs as a type.
-FASTBN_INLINE vfloat load_n(const float* p, Constant<kLanes>) { return load(p); }
-FASTBN_INLINE vfloat load_n(const float* p, int64_t n) { return load_partial(p, n); }
-FASTBN_INLINE void store_n(float* p, vfloat v, Constant<kLanes>) { store(p, v); }
-FASTBN_INLINE void store_n(float* p, vfloat v, int64_t n) { store_partial(p, v, n); }
 
 // A vector of floats as two of doubles.
 struct Doubles {
@@ -246,7 +240,7 @@ FASTBN_INLINE NormalizationFactors repeat_factors(const NormalizationFactors& k,
           k.xc_factor ? out.values[4] : nullptr};
 }
 
-template <int Activation, bool Residual>
+template <int Activation, bool Residual, bool Streams>
 FASTBN_INLINE void apply_pass(int64_t rows, int64_t channels, int64_t stride, const float* x,
                               const NormalizationFactors& k, const float* residual, float alpha, float* y) {
   const vfloat slope = broadcast(alpha);
@@ -259,32 +253,34 @@ FASTBN_INLINE void apply_pass(int64_t rows, int64_t channels, int64_t stride, co
           if constexpr (Residual) prefetch(residual + i + ahead);
           Doubles value = multiply_add(centred(x + i, f, n), f.scale, f.shift);
           if constexpr (Residual) value = value + load_wide(residual + i, n);
-          store_n(y + i, activate<Activation>(narrow(value), slope), n);
+          put<Streams>(y + i, activate<Activation>(narrow(value), slope), n);
         });
       });
 }
 
 void apply(int64_t rows, int64_t channels, int64_t stride, const float* x, NormalizationFactors k,
-           const float* residual, int32_t activation, float alpha, float* y) {
+           const float* residual, int32_t activation, float alpha, float* y, bool large) {
   if (repeats(rows, channels, stride)) {
     RepeatedFactors repeated;
     k.dy_mean = k.xc_factor = nullptr;
     const NormalizationFactors wide = repeat_factors(k, channels, repeated);
     const int64_t width = channels * kLanes, whole = rows / kLanes, done = whole * width;
-    apply(whole, width, width, x, wide, residual, activation, alpha, y);
+    apply(whole, width, width, x, wide, residual, activation, alpha, y, large);
     return apply(rows % kLanes, channels, stride, x + done, k, residual ? residual + done : residual, activation, alpha,
-                 y + done);
+                 y + done, large);
   }
   with_activation(activation, alpha, [&](auto a) {
-    if (residual) {
-      apply_pass<a.value, true>(rows, channels, stride, x, k, residual, alpha, y);
-    } else {
-      apply_pass<a.value, false>(rows, channels, stride, x, k, residual, alpha, y);
-    }
+    with_streams<a.value <= kRelu>(large && may_stream(y, stride), [&](auto streams) {
+      if (residual) {
+        apply_pass<a.value, true, streams.value != 0>(rows, channels, stride, x, k, residual, alpha, y);
+      } else {
+        apply_pass<a.value, false, streams.value != 0>(rows, channels, stride, x, k, residual, alpha, y);
+      }
+    });
   });
 }
 
-template <int Activation, bool Y, bool Frozen, bool Dx, bool Dresidual>
+template <int Activation, bool Y, bool Frozen, bool Dx, bool Dresidual, bool Streams>
 FASTBN_INLINE void backward_apply_pass(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x,
                                        const float* y, const NormalizationFactors& k, float alpha, float* dx,
                                        float* dresidual) {
@@ -304,30 +300,33 @@ FASTBN_INLINE void backward_apply_pass(int64_t rows, int64_t channels, int64_t s
           if constexpr (Y == kGiven) prefetch(y + i + ahead);
           const Doubles xc = centred(x + i, f, n);
           const Doubles d = through_activation<Activation, Y>(dy + i, xc, f, Y ? y + i : y, slope_below, n);
-          if constexpr (Dresidual) store_n(dresidual + i, narrow(d), n);
-          if constexpr (Dx && Frozen) store_n(dx + i, narrow(d * f.scale), n);
+          if constexpr (Dresidual) put<Streams>(dresidual + i, narrow(d), n);
+          if constexpr (Dx && Frozen) put<Streams>(dx + i, narrow(d * f.scale), n);
           if constexpr (Dx && !Frozen)
-            store_n(dx + i, narrow(negative_multiply_add(xc, slope, (d - dy_mean) * f.scale)), n);
+            put<Streams>(dx + i, narrow(negative_multiply_add(xc, slope, (d - dy_mean) * f.scale)), n);
         });
       });
 }
 
 void backward_apply(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x, const float* y,
-                    NormalizationFactors k, int32_t activation, float alpha, float* dx, float* dresidual) {
+                    NormalizationFactors k, int32_t activation, float alpha, float* dx, float* dresidual, bool large) {
   if (repeats(rows, channels, stride)) {
     RepeatedFactors repeated;
     const NormalizationFactors wide = repeat_factors(k, channels, repeated);
     const int64_t width = channels * kLanes, whole = rows / kLanes, done = whole * width;
-    backward_apply(whole, width, width, dy, x, y, wide, activation, alpha, dx, dresidual);
+    backward_apply(whole, width, width, dy, x, y, wide, activation, alpha, dx, dresidual, large);
     return backward_apply(rows % kLanes, channels, stride, dy + done, x + done, y ? y + done : y, k, activation, alpha,
-                          dx ? dx + done : dx, dresidual ? dresidual + done : dresidual);
+                          dx ? dx + done : dx, dresidual ? dresidual + done : dresidual, large);
   }
   with_activation(activation, alpha, [&](auto a) {
     const auto with_outputs = [&](auto given, auto frozen) __attribute__((always_inline)) {
       constexpr bool kY = given.value != 0, kFrozen = frozen.value != 0;
       const auto pass = [&](auto to_x, auto to_residual) __attribute__((always_inline)) {
-        backward_apply_pass<a.value, kY, kFrozen, to_x.value != 0, to_residual.value != 0>(
-            rows, channels, stride, dy, x, y, k, alpha, dx, dresidual);
+        with_streams<a.value <= kRelu>(
+            large && may_stream(dx, stride) && may_stream(dresidual, stride), [&](auto streams) {
+              backward_apply_pass<a.value, kY, kFrozen, to_x.value != 0, to_residual.value != 0, streams.value != 0>(
+                  rows, channels, stride, dy, x, y, k, alpha, dx, dresidual);
+            });
       };
       if (!dresidual) return pass(Constant<1>{}, Constant<0>{});
       if (!dx) return pass(Constant<0>{}, Constant<1>{});

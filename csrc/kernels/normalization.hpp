@@ -16,9 +16,9 @@ struct NormalizationKernels {
   void (*sums)(int64_t rows, int64_t channels, int64_t stride, const float* x, const float* shift, double* sum,
                double* square);
   // y = act((x - mean) * scale + shift + residual), in float64, rounded once before the activation; residual may be
-  // NULL. y may be x or residual.
+  // NULL. y may be x or residual. `large`: arrays that no cache holds, results among them, which overlap nothing then.
   void (*apply)(int64_t rows, int64_t channels, int64_t stride, const float* x, NormalizationFactors k,
-                const float* residual, int32_t activation, float alpha, float* y);
+                const float* residual, int32_t activation, float alpha, float* y, bool large);
   // With xc = x - mean and dy' = dy * act'(y), y NULL meaning act(xc * scale + shift):
   // sum_dy += dy', sum_dy_xc += dy' xc
   void (*backward_sums)(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x, const float* y,
@@ -27,7 +27,7 @@ struct NormalizationKernels {
   // (NULL) dx = dy' * scale: x does not count, NaN or not.
   void (*backward_apply)(int64_t rows, int64_t channels, int64_t stride, const float* dy, const float* x,
                          const float* y, NormalizationFactors k, int32_t activation, float alpha, float* dx,
-                         float* dresidual);
+                         float* dresidual, bool large);
 };
 
 #ifdef FASTBN_ISA

@@ -1,7 +1,7 @@
 #include "pointwise.hpp"
 
+#include "lengths.hpp"
 #include "softmax.hpp"
-#include "vector_math.hpp"
 
 namespace fastbn {
 namespace FASTBN_ISA {
@@ -22,27 +22,27 @@ FASTBN_INLINE void for_each_vector(int64_t rows, int64_t columns, int64_t stride
     if (c < columns) body(begin + c, columns - c);
   }
 }
-// Whole vectors carry their length as a type.
-FASTBN_INLINE vfloat load_n(const float* p, Constant<kLanes>) { return load(p); }
-FASTBN_INLINE vfloat load_n(const float* p, int64_t n) { return load_partial(p, n); }
-FASTBN_INLINE void store_n(float* p, vfloat v, Constant<kLanes>) { store(p, v); }
-FASTBN_INLINE void store_n(float* p, vfloat v, int64_t n) { store_partial(p, v, n); }
 
 void activation_forward(int64_t rows, int64_t columns, int64_t stride, int32_t activation, float alpha, const float* x,
-                        float* y) {
+                        float* y, bool large) {
   const vfloat slope = broadcast(alpha);
   with_activation(activation, alpha, [&](auto a) {
-    for_each_vector(rows, columns, stride,
-                    [&](int64_t i, auto n) { store_n(y + i, activate<a.value>(load_n(x + i, n), slope), n); });
+    with_streams<true>(large && may_stream(y, stride), [&](auto streams) {
+      for_each_vector(rows, columns, stride, [&](int64_t i, auto n) {
+        put<streams.value != 0>(y + i, activate<a.value>(load_n(x + i, n), slope), n);
+      });
+    });
   });
 }
 
 void activation_backward(int64_t rows, int64_t columns, int64_t stride, int32_t activation, float alpha,
-                         const float* dy, const float* y, float* dx) {
+                         const float* dy, const float* y, float* dx, bool large) {
   const vfloat slope = broadcast(alpha);
   with_activation(activation, alpha, [&](auto a) {
-    for_each_vector(rows, columns, stride, [&](int64_t i, auto n) {
-      store_n(dx + i, activate_gradient<a.value>(load_n(dy + i, n), load_n(y + i, n), slope), n);
+    with_streams<true>(large && may_stream(dx, stride), [&](auto streams) {
+      for_each_vector(rows, columns, stride, [&](int64_t i, auto n) {
+        put<streams.value != 0>(dx + i, activate_gradient<a.value>(load_n(dy + i, n), load_n(y + i, n), slope), n);
+      });
     });
   });
 }
@@ -174,7 +174,7 @@ __attribute__((noinline)) void dropout_part(const Dropout& d, uint64_t counter, 
 }
 
 // Elements begin <= i < end of each block, by vectors.
-template <int Blocks>
+template <int Blocks, bool Streams>
 FASTBN_INLINE void dropout_vectors(const Dropout& d, uint64_t counter, int64_t begin, int64_t end, const float* x,
                                    float* y) {
   uint16_t bits[Blocks * kBlock + kLanes];  // the last vector may reach beyond the block
@@ -187,7 +187,7 @@ FASTBN_INLINE void dropout_vectors(const Dropout& d, uint64_t counter, int64_t b
     }
     const auto vector = [&](int64_t i, auto n) __attribute__((always_inline)) {
       const vfloat v = load_n(x + i, n) * d.scale;
-      store_n(y + i, load_words(bits + b * kBlock + i) >= limit ? v : vfloat{}, n);
+      put<Streams>(y + i, load_words(bits + b * kBlock + i) >= limit ? v : vfloat{}, n);
     };
     int64_t i = begin;
 #pragma GCC unroll 4
@@ -196,27 +196,31 @@ FASTBN_INLINE void dropout_vectors(const Dropout& d, uint64_t counter, int64_t b
   }
 }
 
+template <bool Streams>
 void dropout_row(int64_t columns, const Dropout& d, uint64_t number, const float* x, float* y) {
   int64_t c = -(int64_t)(number % kBlock);  // where the block's first element falls
   uint64_t counter = number / kBlock * kBlockCounters;
   for (; c < columns; c += kBlock, counter += kBlockCounters) {
     for (; c >= 0 && c + 4 * kBlock <= columns; c += 4 * kBlock, counter += 4 * kBlockCounters)
-      dropout_vectors<4>(d, counter, 0, kBlock, x + c, y + c);
+      dropout_vectors<4, Streams>(d, counter, 0, kBlock, x + c, y + c);
     if (c >= columns) break;
     const int64_t begin = c < 0 ? -c : 0, end = columns - c < kBlock ? columns - c : kBlock;
-    dropout_vectors<1>(d, counter, begin, end, x + c, y + c);
+    dropout_vectors<1, Streams>(d, counter, begin, end, x + c, y + c);
   }
 }
 
 void dropout(int64_t rows, int64_t columns, int64_t stride, uint32_t threshold, float scale, uint64_t seed,
-             uint64_t first, int64_t pitch, const float* x, float* y) {
+             uint64_t first, int64_t pitch, const float* x, float* y, bool large) {
   if (stride == columns && pitch == columns) {
     columns *= rows;
     rows = columns > 0;
   }
   const Dropout d{seed, (uint16_t)(threshold >> 16), (uint16_t)threshold, scale};
-  for (int64_t r = 0; r < rows; ++r)
-    dropout_row(columns, d, first + (uint64_t)(r * pitch), x + r * stride, y + r * stride);
+  const bool whole = first % kBlock == 0 && pitch % kBlock == 0;  // else vectors begin anywhere in a row
+  with_streams<true>(large && whole && may_stream(y, stride), [&](auto streams) {
+    for (int64_t r = 0; r < rows; ++r)
+      dropout_row<streams.value != 0>(columns, d, first + (uint64_t)(r * pitch), x + r * stride, y + r * stride);
+  });
 }
 
 void add(int64_t rows, int64_t columns, int64_t stride, const float* a, const float* b, float* sum) {

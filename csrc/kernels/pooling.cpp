@@ -1,15 +1,10 @@
 #include "pooling.hpp"
 
-#include "vector_math.hpp"
+#include "lengths.hpp"
 
 namespace fastbn {
 namespace FASTBN_ISA {
 namespace {
-
-FASTBN_INLINE vfloat load_n(const float* p, Constant<kLanes>) { return load(p); }
-FASTBN_INLINE vfloat load_n(const float* p, int64_t n) { return load_partial(p, n); }
-FASTBN_INLINE void store_n(float* p, vfloat v, Constant<kLanes>) { store(p, v); }
-FASTBN_INLINE void store_n(float* p, vfloat v, int64_t n) { store_partial(p, v, n); }
 
 FASTBN_INLINE vint load_index(const uint8_t* p, Constant<kLanes>) { return load_bytes(p); }
 FASTBN_INLINE vint load_index(const uint8_t* p, int64_t n) { return load_bytes_partial(p, n); }

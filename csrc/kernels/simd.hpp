@@ -62,6 +62,27 @@ FASTBN_INLINE vfloat load(const float* p) {
   return v;
 }
 FASTBN_INLINE void store(float* p, vfloat v) { memcpy(p, &v, sizeof v); }
+// Stores past the caches, which are kept for what is read again: four floats at a time, so that p may be any multiple
+// of 16 bytes. Whoever has streamed calls streamed() before another thread may read.
+#if defined(__SSE2__)
+FASTBN_INLINE bool may_stream(const float* p, int64_t stride) { return (uintptr_t)p % 16 == 0 && stride % 4 == 0; }
+FASTBN_INLINE void stream(float* p, vfloat v) {
+  _mm_stream_ps(p, (__m128)__builtin_shufflevector(v, v, 0, 1, 2, 3));
+#if FASTBN_LANES >= 8
+  _mm_stream_ps(p + 4, (__m128)__builtin_shufflevector(v, v, 4, 5, 6, 7));
+#endif
+#if FASTBN_LANES >= 16
+  _mm_stream_ps(p + 8, (__m128)__builtin_shufflevector(v, v, 8, 9, 10, 11));
+  _mm_stream_ps(p + 12, (__m128)__builtin_shufflevector(v, v, 12, 13, 14, 15));
+#endif
+}
+FASTBN_INLINE void streamed() { _mm_sfence(); }
+#else
+FASTBN_INLINE bool may_stream(const float*, int64_t) { return false; }
+FASTBN_INLINE void stream(float* p, vfloat v) { store(p, v); }
+FASTBN_INLINE void streamed() {}
+#endif
+
 FASTBN_INLINE vint load_int(const int32_t* p) {
   vint v;
   memcpy(&v, p, sizeof v);

@@ -1,15 +1,10 @@
 #include "updates.hpp"
 
-#include "vector_math.hpp"
+#include "lengths.hpp"
 
 namespace fastbn {
 namespace FASTBN_ISA {
 namespace {
-
-FASTBN_INLINE vfloat load_n(const float* p, Constant<kLanes>) { return load(p); }
-FASTBN_INLINE vfloat load_n(const float* p, int64_t n) { return load_partial(p, n); }
-FASTBN_INLINE void store_n(float* p, vfloat v, Constant<kLanes>) { store(p, v); }
-FASTBN_INLINE void store_n(float* p, vfloat v, int64_t n) { store_partial(p, v, n); }
 
 template <class Body>
 FASTBN_INLINE void for_each_vector(int64_t size, Body body) {

@@ -5,6 +5,7 @@
 
 #include "checks.hpp"
 #include "kernels/kernel_table.hpp"
+#include "runtime/cpu.hpp"
 #include "runtime/executor.hpp"
 #include "runtime/memory.hpp"
 
@@ -81,7 +82,7 @@ void batch_norm_backward_coefficients(int64_t channels, int64_t count, const dou
 
 void batch_norm_apply(BatchNormMatrix m, const float* x, BatchNormCoefficients c, const float* residual,
                       int32_t activation, float alpha, float* y) noexcept {
-  kernels().normalization.apply(m.rows, m.channels, m.stride, x, factors(c), residual, activation, alpha, y);
+  kernels().normalization.apply(m.rows, m.channels, m.stride, x, factors(c), residual, activation, alpha, y, m.large);
 }
 
 void batch_norm_backward_sums(BatchNormMatrix m, const float* dy, const float* x, const float* y,
@@ -96,7 +97,7 @@ void batch_norm_backward_apply(BatchNormMatrix m, const float* dy, const float* 
                                float* dresidual) noexcept {
   if (frozen) c.dy_mean = c.xc_factor = nullptr;
   kernels().normalization.backward_apply(m.rows, m.channels, m.stride, dy, x, y, factors(c), activation, alpha, dx,
-                                         dresidual);
+                                         dresidual, m.large);
 }
 
 namespace {
@@ -358,10 +359,11 @@ fbn_status fbn_batch_norm_forward(const fbn_batch_norm* d, const float* x, const
                                       coefficients.from(c.begin));
     };
     const int64_t tasks = task_count(size);
+    const bool large = exceed_caches(size, {x, residual}, {y});
     const auto apply = row_task(d->rows, tasks, [&](int64_t begin, int64_t rows) {
       const int64_t at = begin * d->channels;
-      batch_norm_apply({rows, d->channels, d->channels}, x + at, coefficients, at_or_null(residual, at), d->activation,
-                       d->alpha, y + at);
+      batch_norm_apply({rows, d->channels, d->channels, large}, x + at, coefficients, at_or_null(residual, at),
+                       d->activation, d->alpha, y + at);
     });
     execute(how, {Phase{statistics.chunk_tasks(), sum}, Phase{statistics.parts().slices(), merge}, Phase{tasks, apply}},
             static_cast<double>(size) * 12);
@@ -387,10 +389,11 @@ fbn_status fbn_batch_norm_inference(const fbn_batch_norm* d, const float* x, con
     const BatchNormCoefficients coefficients = batch_norm_coefficients(workspace.at<double>(storage), d->channels);
     batch_norm_forward_coefficients(d->channels, mean, variance, d->epsilon, gamma, beta, coefficients);
     const int64_t tasks = task_count(size);
+    const bool large = exceed_caches(size, {x, residual}, {y});
     const auto apply = row_task(d->rows, tasks, [&](int64_t begin, int64_t rows) {
       const int64_t at = begin * d->channels;
-      batch_norm_apply({rows, d->channels, d->channels}, x + at, coefficients, at_or_null(residual, at), d->activation,
-                       d->alpha, y + at);
+      batch_norm_apply({rows, d->channels, d->channels, large}, x + at, coefficients, at_or_null(residual, at),
+                       d->activation, d->alpha, y + at);
     });
     execute(how, {Phase{tasks, apply}}, static_cast<double>(size) * 8);
   });
@@ -503,10 +506,12 @@ fbn_status fbn_batch_norm_backward(const fbn_batch_norm* d, const float* dy, con
                                        coefficients.from(c.begin));
     };
     const int64_t tasks = dx != nullptr || dresidual != nullptr ? task_count(size) : 0;
+    const bool large = exceed_caches(size, {dy, x, y}, {dx, dresidual});
     const auto apply = row_task(d->rows, tasks, [&](int64_t begin, int64_t rows) {
       const int64_t at = begin * d->channels;
-      batch_norm_backward_apply({rows, d->channels, d->channels}, dy + at, x + at, at_or_null(y, at), coefficients,
-                                d->frozen != 0, d->activation, d->alpha, at_or_null(dx, at), at_or_null(dresidual, at));
+      batch_norm_backward_apply({rows, d->channels, d->channels, large}, dy + at, x + at, at_or_null(y, at),
+                                coefficients, d->frozen != 0, d->activation, d->alpha, at_or_null(dx, at),
+                                at_or_null(dresidual, at));
     });
     execute(how,
             {Phase{any_sum ? sums.chunk_tasks() : 0, sum}, Phase{any_sum ? sums.parts().slices() : 0, merge},
@@ -596,10 +601,12 @@ fbn_status fbn_batch_norm_backward_apply(const fbn_batch_norm* d, const float* d
     batch_norm_forward_coefficients(d->channels, mean, variance, d->epsilon, gamma, beta, coefficients);
     batch_norm_backward_coefficients(d->channels, total_rows, variance, d->epsilon, sum_dy, sum_dy_xc, coefficients);
     const int64_t tasks = dx != nullptr || dresidual != nullptr ? task_count(size) : 0;
+    const bool large = exceed_caches(size, {dy, x, y}, {dx, dresidual});
     const auto apply = row_task(d->rows, tasks, [&](int64_t begin, int64_t rows) {
       const int64_t at = begin * d->channels;
-      batch_norm_backward_apply({rows, d->channels, d->channels}, dy + at, x + at, at_or_null(y, at), coefficients,
-                                d->frozen != 0, d->activation, d->alpha, at_or_null(dx, at), at_or_null(dresidual, at));
+      batch_norm_backward_apply({rows, d->channels, d->channels, large}, dy + at, x + at, at_or_null(y, at),
+                                coefficients, d->frozen != 0, d->activation, d->alpha, at_or_null(dx, at),
+                                at_or_null(dresidual, at));
     });
     execute(how, {Phase{tasks, apply}}, static_cast<double>(size) * 16);
   });

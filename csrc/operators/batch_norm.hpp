@@ -51,6 +51,7 @@ void batch_norm_backward_coefficients(int64_t channels, int64_t count, const dou
 
 struct BatchNormMatrix {  // a region: rows x channels, one stride for every array of the pass
   int64_t rows, channels, stride;
+  bool large = false;  // part of arrays that exceed the caches; what is written is none of what is read
 };
 
 void batch_norm_apply(BatchNormMatrix m, const float* x, BatchNormCoefficients c, const float* residual,

@@ -5,18 +5,19 @@
 
 #include "checks.hpp"
 #include "kernels/kernel_table.hpp"
+#include "runtime/cpu.hpp"
 #include "runtime/executor.hpp"
 #include "runtime/memory.hpp"
 
 namespace fastbn {
 
 void activation_forward(Region m, int32_t activation, float alpha, const float* x, float* y) noexcept {
-  kernels().pointwise.activation_forward(m.rows, m.columns, m.stride, activation, alpha, x, y);
+  kernels().pointwise.activation_forward(m.rows, m.columns, m.stride, activation, alpha, x, y, m.large);
 }
 
 void activation_backward(Region m, int32_t activation, float alpha, const float* dy, const float* y,
                          float* dx) noexcept {
-  kernels().pointwise.activation_backward(m.rows, m.columns, m.stride, activation, alpha, dy, y, dx);
+  kernels().pointwise.activation_backward(m.rows, m.columns, m.stride, activation, alpha, dy, y, dx, m.large);
 }
 
 void softmax_forward(Region m, const float* x, float* y) noexcept {
@@ -36,7 +37,7 @@ void dropout_apply(Region m, double rate, uint64_t seed, uint64_t first, int64_t
   // A word below the threshold is dropped: rate * 2^32 of the 2^32 words.
   const double threshold = std::fmin(std::round(rate * 0x1p32), 0x1p32 - 1);
   kernels().pointwise.dropout(m.rows, m.columns, m.stride, static_cast<uint32_t>(threshold),
-                              static_cast<float>(1 / (1 - rate)), seed, first, pitch, x, y);
+                              static_cast<float>(1 / (1 - rate)), seed, first, pitch, x, y, m.large);
 }
 
 void add(Region m, const float* a, const float* b, float* sum) noexcept {
@@ -68,8 +69,8 @@ double activation_work(int32_t activation, int64_t size) {
 
 // Runs body(m, offset) over rows (softmax) or over flat parts of the matrix.
 template <class Body>
-void run_matrix(const char* operation, int32_t activation, int64_t rows, int64_t columns, const fbn_exec* exec,
-                Body body) {
+void run_matrix(const char* operation, int32_t activation, int64_t rows, int64_t columns, bool large,
+                const fbn_exec* exec, Body body) {
   const Exec how = resolve_exec(operation, exec, [&] { return concatenate(rows, "x", columns); });
   Workspace workspace(operation, how);
   if (workspace.commit()) return;
@@ -80,7 +81,7 @@ void run_matrix(const char* operation, int32_t activation, int64_t rows, int64_t
       return body(Region{part.size(), columns, columns}, part.begin * columns);
     }
     const Range part = part_of(size, tasks, i, 64);
-    body(Region{1, part.size(), part.size()}, part.begin);
+    body(Region{1, part.size(), part.size(), large}, part.begin);
   };
   execute(how, {Phase{tasks, task}}, activation_work(activation, size));
 }
@@ -104,9 +105,10 @@ void run_dropout(const char* operation, double rate, uint64_t seed, int64_t size
   Workspace workspace(operation, how);
   if (workspace.commit()) return;
   const int64_t tasks = task_count(size);
+  const bool large = exceed_caches(size, {x}, {y});
   const auto task = [&](int64_t i, int) {
     const Range part = part_of(size, tasks, i, 64);
-    dropout_apply({1, part.size(), part.size()}, rate, seed, static_cast<uint64_t>(part.begin), part.size(),
+    dropout_apply({1, part.size(), part.size(), large}, rate, seed, static_cast<uint64_t>(part.begin), part.size(),
                   x + part.begin, y + part.begin);
   };
   execute(how, {Phase{tasks, task}}, static_cast<double>(size) * 16);
@@ -125,7 +127,7 @@ fbn_status fbn_activation_forward(int32_t activation, float alpha, int64_t rows,
     const int64_t size = checked_product(operation, {rows, columns});
     require_array(operation, "x", x, size);
     require_array(operation, "y", y, size);
-    run_matrix(operation, activation, rows, columns, exec, [&](Region m, int64_t at) {
+    run_matrix(operation, activation, rows, columns, exceed_caches(size, {x}, {y}), exec, [&](Region m, int64_t at) {
       if (activation == FBN_SOFTMAX) return softmax_forward(m, x + at, y + at);
       activation_forward(m, activation, alpha, x + at, y + at);
     });
@@ -141,10 +143,11 @@ fbn_status fbn_activation_backward(int32_t activation, float alpha, int64_t rows
     require_array(operation, "dy", dy, size);
     require_array(operation, "y", y, size);
     require_array(operation, "dx", dx, size);
-    run_matrix(operation, activation, rows, columns, exec, [&](Region m, int64_t at) {
-      if (activation == FBN_SOFTMAX) return softmax_backward(m, dy + at, y + at, dx + at);
-      activation_backward(m, activation, alpha, dy + at, y + at, dx + at);
-    });
+    run_matrix(operation, activation, rows, columns, exceed_caches(size, {dy, y}, {dx}), exec,
+               [&](Region m, int64_t at) {
+                 if (activation == FBN_SOFTMAX) return softmax_backward(m, dy + at, y + at, dx + at);
+                 activation_backward(m, activation, alpha, dy + at, y + at, dx + at);
+               });
   });
 }
 

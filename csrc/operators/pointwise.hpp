@@ -10,6 +10,7 @@ namespace fastbn {
 
 struct Region {  // rows x columns, every array of the call has this row stride
   int64_t rows, columns, stride;
+  bool large = false;  // part of arrays that exceed the caches; what is written is none of what is read
 };
 
 void activation_forward(Region m, int32_t activation, float alpha, const float* x, float* y) noexcept;  // not softmax

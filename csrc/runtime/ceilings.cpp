@@ -1,16 +1,14 @@
 // Measures the machine's ceilings: arithmetic, caches, memory, and what a parallel region costs.
 #include <fastbn/fastbn.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
-#include <fstream>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "cpu.hpp"
 #include "executor.hpp"
 #include "kernels/kernel_table.hpp"
 #include "memory.hpp"
@@ -21,22 +19,6 @@ namespace fastbn {
 namespace {
 
 constexpr double kEnoughWork = std::numeric_limits<double>::infinity();  // never serial
-
-// Bytes of a data cache of the first processor, 0 where it is not known. sysconf multiplies the last level by the
-// number of its instances, so the kernel's own table is asked first.
-int64_t cache_size(int level, int name) {
-  for (int index = 0; index < 8; ++index) {
-    const std::string folder = concatenate("/sys/devices/system/cpu/cpu0/cache/index", index, "/");
-    int found = 0;
-    std::string type, size;
-    if (!(std::ifstream(folder + "level") >> found) || found != level) continue;
-    if (!(std::ifstream(folder + "type") >> type) || type == "Instruction") continue;
-    if (!(std::ifstream(folder + "size") >> size) || size.back() != 'K') continue;
-    return std::strtoll(size.c_str(), nullptr, 10) * 1024;
-  }
-  const long bytes = sysconf(name);
-  return bytes > 0 ? bytes : 0;
-}
 
 double seconds_of(const auto& body) {
   const auto start = std::chrono::steady_clock::now();
@@ -94,9 +76,9 @@ fbn_status fbn_measure_ceilings(const char* isa, double seconds, fbn_ceilings* c
     const int64_t lanes = exec.lanes;
     fbn_ceilings found{};
     found.threads = exec.lanes;
-    found.l1_size = cache_size(1, _SC_LEVEL1_DCACHE_SIZE);
-    found.l2_size = cache_size(2, _SC_LEVEL2_CACHE_SIZE);
-    found.l3_size = cache_size(3, _SC_LEVEL3_CACHE_SIZE);
+    found.l1_size = data_cache_bytes(1);
+    found.l2_size = data_cache_bytes(2);
+    found.l3_size = data_cache_bytes(3);
 
     std::vector<float> sums(static_cast<size_t>(lanes) * 16);
     const double round = seconds_a_round(share, [&](int64_t rounds) {

@@ -5,9 +5,11 @@
 #include <fastbn/fastbn.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <iterator>
 #include <string>
 
@@ -26,6 +28,38 @@ int64_t l2_cache_bytes() noexcept {
   if (bytes > 0) return bytes;
 #endif
   return 1 << 20;
+}
+
+// sysconf multiplies the last level by the number of its instances, so the kernel's own table is asked first.
+int64_t data_cache_bytes(int level) {
+  for (int index = 0; index < 8; ++index) {
+    const std::string folder = concatenate("/sys/devices/system/cpu/cpu0/cache/index", index, "/");
+    int found = 0;
+    std::string type, size;
+    if (!(std::ifstream(folder + "level") >> found) || found != level) continue;
+    if (!(std::ifstream(folder + "type") >> type) || type == "Instruction") continue;
+    if (!(std::ifstream(folder + "size") >> size) || size.back() != 'K') continue;
+    return std::strtoll(size.c_str(), nullptr, 10) * 1024;
+  }
+#ifdef _SC_LEVEL3_CACHE_SIZE
+  constexpr int kNames[] = {_SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE};
+  if (level >= 1 && level <= 3) return std::max<int64_t>(0, sysconf(kNames[level - 1]));
+#endif
+  return 0;
+}
+
+bool exceed_caches(int64_t size, std::initializer_list<const float*> read,
+                   std::initializer_list<const float*> written) {
+  static const int64_t bytes = std::max(data_cache_bytes(2), data_cache_bytes(3));
+  int64_t arrays = 0;
+  for (const float* from : read) arrays += from != nullptr ? 1 : 0;
+  for (const float* to : written) {
+    if (to == nullptr) continue;
+    ++arrays;
+    if (std::find(read.begin(), read.end(), to) != read.end()) return false;
+  }
+  constexpr int64_t kFloat = sizeof(float);
+  return bytes > 0 && size > bytes / kFloat / 2 * 3 / std::max<int64_t>(1, arrays);
 }
 
 #if FASTBN_COMPILED_AVX512
