@@ -3,13 +3,14 @@
 #include "cpu.hpp"
 
 #include <fastbn/fastbn.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <iterator>
 #include <string>
 
@@ -30,16 +31,32 @@ int64_t l2_cache_bytes() noexcept {
   return 1 << 20;
 }
 
+namespace {
+
+// A property of a cache of the first processor, as the kernel's table has it; empty where there is none.
+struct CacheProperty {
+  char text[32] = "";
+
+  CacheProperty(int index, const char* name) noexcept {
+    char path[96];
+    std::snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/%s", index, name);
+    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) return;
+    const ssize_t size = read(file, text, sizeof text - 1);
+    text[size > 0 ? size : 0] = '\0';
+    close(file);
+  }
+};
+
+}  // namespace
+
 // sysconf multiplies the last level by the number of its instances, so the kernel's own table is asked first.
-int64_t data_cache_bytes(int level) {
+int64_t data_cache_bytes(int level) noexcept {
   for (int index = 0; index < 8; ++index) {
-    const std::string folder = concatenate("/sys/devices/system/cpu/cpu0/cache/index", index, "/");
-    int found = 0;
-    std::string type, size;
-    if (!(std::ifstream(folder + "level") >> found) || found != level) continue;
-    if (!(std::ifstream(folder + "type") >> type) || type == "Instruction") continue;
-    if (!(std::ifstream(folder + "size") >> size) || size.back() != 'K') continue;
-    return std::strtoll(size.c_str(), nullptr, 10) * 1024;
+    if (std::atoi(CacheProperty(index, "level").text) != level) continue;
+    if (CacheProperty(index, "type").text[0] == 'I') continue;  // of instructions
+    const CacheProperty size(index, "size");
+    if (std::strchr(size.text, 'K') != nullptr) return std::strtoll(size.text, nullptr, 10) * 1024;
   }
 #ifdef _SC_LEVEL3_CACHE_SIZE
   constexpr int kNames[] = {_SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE};
@@ -49,7 +66,7 @@ int64_t data_cache_bytes(int level) {
 }
 
 bool exceed_caches(int64_t size, std::initializer_list<const float*> read,
-                   std::initializer_list<const float*> written) {
+                   std::initializer_list<const float*> written) noexcept {
   static const int64_t bytes = std::max(data_cache_bytes(2), data_cache_bytes(3));
   int64_t arrays = 0;
   for (const float* from : read) arrays += from != nullptr ? 1 : 0;
