@@ -1,7 +1,6 @@
 #include "fusion.hpp"
 
 #include <algorithm>
-#include <set>
 #include <utility>
 
 #include "runtime/status.hpp"
@@ -108,66 +107,23 @@ bool batch_norm_add(Rewriter& r, size_t i) {
   return false;
 }
 
-// Outside training a batch-norm is y = s x + t for each channel, and so may be part of a layer's weights. A reshape may
-// lie between them where channel c of the layer is channel c mod n of the batch-norm for every pixel.
-bool folds(const Rewriter& r, const Op& op, int64_t channels) {
-  return !r.training && op.kind == OpKind::batch_norm && op.residual < 0 &&
-         channels % r.graph.node(op.node).channels() == 0;
-}
-
-// conv or dense, batch-norm: the layer's weights give the normalised value.
+// conv or dense + batch-norm outside training, where it is y = s x + t for each channel: part of the layer's weights. A
+// reshape may lie between them where channel c of the layer is channel c mod n of the batch-norm for every pixel. A
+// batch-norm in front of a layer stays: s x + t in the weights would be a sum of s W x and of t W, and where channels
+// lie far from zero these cancel, while x - mean keeps its digits.
 bool batch_norm_behind(Rewriter& r, size_t i) {
   const Op consumer = r.ops[i];
-  if (consumer.kind != OpKind::batch_norm) return false;
+  if (r.training || consumer.kind != OpKind::batch_norm || consumer.residual >= 0) return false;
   Op* producer = r.sole_producer(consumer.inputs[0]);
   if (producer == nullptr || (producer->kind != OpKind::conv2d && producer->kind != OpKind::dense) ||
-      producer->activation != FBN_LINEAR || producer->after >= 0 ||
-      !folds(r, consumer, r.graph.node(producer->node).channels()))
+      producer->activation != FBN_LINEAR || producer->folded >= 0 ||
+      r.graph.node(producer->node).channels() % r.graph.node(consumer.node).channels() != 0)
     return false;
-  producer->after = consumer.node;
+  producer->folded = consumer.node;
   producer->activation = consumer.activation;
   producer->alpha = consumer.alpha;
   r.absorb(*producer, consumer);
   r.ops.erase(r.ops.begin() + static_cast<ptrdiff_t>(i));
-  return true;
-}
-
-// The data as they came, but for what rounds little or nothing: no convolution or dense layer has read them.
-bool is_data(const Rewriter& r, int value) {
-  std::set<int> data;
-  for (const Op& op : r.ops) {
-    if (op.kind == OpKind::conv2d || op.kind == OpKind::dense) continue;
-    const auto reads = [&](int input) { return data.count(input) != 0; };
-    if (op.kind == OpKind::input || reads(op.residual) || std::any_of(op.inputs.begin(), op.inputs.end(), reads))
-      data.insert(op.output);
-  }
-  return data.count(value) != 0;
-}
-
-// Batch-norm, conv or dense: the layer's weights take the value before. Not where a border of zeros would have to be
-// one of -t / s; nor for data, which may lie so far from zero (years, say) that sums of x, unlike x - mean, lose what
-// they tell. A layer's output has been through such sums already.
-bool batch_norm_before(Rewriter& r, size_t i) {
-  Op& consumer = r.ops[i];
-  const Node& node = r.graph.node(consumer.node);
-  int64_t channels = 0;
-  if (consumer.kind == OpKind::dense) {
-    channels = node.parameters[0].shape[0];
-  } else if (consumer.kind == OpKind::conv2d) {
-    const Conv2dGeometry& g = node.conv;
-    if (g.pad_top != 0 || g.pad_bottom != 0 || g.pad_left != 0 || g.pad_right != 0) return false;
-    channels = g.in_channels;
-  } else {
-    return false;
-  }
-  const Op* producer = r.sole_producer(consumer.inputs[0]);
-  if (producer == nullptr || producer->activation != FBN_LINEAR || consumer.before >= 0 ||
-      !folds(r, *producer, channels) || is_data(r, producer->inputs[0]))
-    return false;
-  consumer.before = producer->node;
-  consumer.inputs = producer->inputs;
-  consumer.fused.insert(consumer.fused.begin(), r.graph.node(producer->node).name);
-  r.ops.erase(r.ops.begin() + (producer - r.ops.data()));
   return true;
 }
 
@@ -186,8 +142,8 @@ bool relu_max_pool(Rewriter& r, size_t i) {
 }
 
 // An addition goes into a batch-norm before that may go into weights: the sum is then made in one pass.
-constexpr Rule kRules[] = {softmax_cross_entropy, identity,          producer_activation, batch_norm_add,
-                           batch_norm_behind,     batch_norm_before, relu_max_pool};
+constexpr Rule kRules[] = {softmax_cross_entropy, identity,          producer_activation,
+                           batch_norm_add,        batch_norm_behind, relu_max_pool};
 
 OpKind op_kind(int32_t layer_kind) {
   switch (layer_kind) {

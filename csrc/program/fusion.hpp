@@ -33,8 +33,7 @@ struct Op {
   float alpha = 0;
   int residual = -1;               // batch_norm: a value added before the activation
   std::vector<std::string> fused;  // names of the fused layers
-  // conv2d, dense: batch-norms that are part of the weights (folding.hpp), in front of the layer and behind it.
-  int before = -1, after = -1;
+  int folded = -1;                 // conv2d, dense: the batch-norm that is part of the weights (folding.hpp)
 };
 
 struct FusedGraph {

@@ -85,8 +85,8 @@ std::vector<Planner::Scheduled> Planner::schedule() const {
 }
 
 Planner::Weights Planner::weights(const Op& op) {
-  if (op.before >= 0 || op.after >= 0) {
-    const FoldedLayer& folded = store_.folded.get(graph_, store_, op.node, op.before, op.after);
+  if (op.folded >= 0) {
+    const FoldedLayer& folded = store_.folded.get(graph_, store_, op.node, op.folded);
     return {folded.kernel.floats(), folded.bias.floats()};
   }
   const Parameter* kernel = store_.find(op.node, ParameterRole::kernel);

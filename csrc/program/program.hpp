@@ -6,13 +6,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <shared_mutex>
 #include <string>
 #include <vector>
 
 #include "graph.hpp"
 #include "parameters.hpp"
 #include "plan.hpp"
+#include "runtime/fair_mutex.hpp"
 
 namespace fastbn {
 
@@ -73,7 +73,7 @@ class Program {
   Replayable training_;
   std::map<std::pair<int, int>, std::unique_ptr<Replayable>> inference_;  // (mode, node)
   std::mutex inference_mutex_;
-  mutable std::shared_mutex state_;  // weights, plan of training, iteration, learning rate, costs: a step writes
+  mutable FairSharedMutex state_;  // weights, plan of training, iteration, learning rate, costs: a step writes
   std::mutex training_mutex_;
   std::mutex pack_mutex_;
   bool packed_ = false;  // the packed kernels and folded layers are those of the current weights

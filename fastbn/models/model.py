@@ -210,7 +210,8 @@ class Model:
         """The training step, or before `compile` the prediction, as it was planned.
 
         Phase by phase its steps and how they are split; what was fused, what is stored and for whom, what is made again
-        instead, and the memory. A str, which rich colours on a terminal. None: for the batches of the last training.
+        instead, and the memory. A str, which rich colours on a terminal. batch_size is that of training, None the last
+        one's; predictions are planned for 256 samples at a time whatever the batch.
 
         Raises ValueError where batch_size is not positive or the input's shape is not known.
         """
