@@ -26,7 +26,18 @@ using Pads = std::array<int64_t, 4>;  // top, bottom, left, right
 using Shape = std::vector<int64_t>;
 
 [[noreturn]] void raise(PyObject* type, const std::string& message);
-void check(fbn_status status);    // raises what the status stands for, with fbn_last_error()
+void check(fbn_status status);  // raises what the status stands for, with fbn_last_error()
+
+// check(call()), the call without the GIL: what it waits for may need that to go on.
+template <typename Call>
+void check_released(Call&& call) {
+  fbn_status status;
+  {
+    py::gil_scoped_release release;
+    status = call();
+  }
+  check(status);
+}
 const fbn_exec* interruptible();  // all defaults, and the interpreter's signal handlers run while the call does
 // The same for calls of operators, with the memory that the calling thread gave for them (None: it gives none).
 const fbn_exec* operator_exec();
@@ -111,12 +122,7 @@ class Operands {
   template <typename Call>
   void run(Call&& call) {
     check_overlap();
-    fbn_status status;
-    {
-      py::gil_scoped_release release;
-      status = call();
-    }
-    check(status);
+    check_released(std::forward<Call>(call));
   }
 
   const char* operation() const { return operation_; }

@@ -95,12 +95,7 @@ class Program {
   py::array_t<float> get(int32_t parameter, const std::string& what) const {
     py::array_t<float> out(parameter_shape(parameter, nullptr));
     float* data = out.mutable_data();
-    fbn_status status;
-    {
-      py::gil_scoped_release release;
-      status = fbn_program_get(program_.get(), parameter, what.c_str(), data);
-    }
-    check(status);
+    check_released([&] { return fbn_program_get(program_.get(), parameter, what.c_str(), data); });
     return out;
   }
 
@@ -110,35 +105,39 @@ class Program {
     operands.run([&] { return fbn_program_set(program_.get(), parameter, what.c_str(), data); });
   }
 
-  int64_t iteration() const { return fbn_program_get_iteration(program_.get()); }
-  void set_iteration(int64_t iteration) { check(fbn_program_set_iteration(program_.get(), iteration)); }
-  double learning_rate() const { return fbn_program_get_learning_rate(program_.get()); }
-  void set_learning_rate(double rate) { check(fbn_program_set_learning_rate(program_.get(), rate)); }
-
+  int64_t iteration() const {
+    const py::gil_scoped_release release;
+    return fbn_program_get_iteration(program_.get());
+  }
+  void set_iteration(int64_t iteration) {
+    check_released([&] { return fbn_program_set_iteration(program_.get(), iteration); });
+  }
+  double learning_rate() const {
+    const py::gil_scoped_release release;
+    return fbn_program_get_learning_rate(program_.get());
+  }
+  void set_learning_rate(double rate) {
+    check_released([&] { return fbn_program_set_learning_rate(program_.get(), rate); });
+  }
   void set_max_batch(int64_t max_batch) {
-    fbn_status status;
-    {
-      py::gil_scoped_release release;
-      status = fbn_program_set_max_batch(program_.get(), max_batch);
-    }
-    check(status);
+    check_released([&] { return fbn_program_set_max_batch(program_.get(), max_batch); });
   }
 
   std::string describe() const {
     size_t needed = 0;
-    check(fbn_program_describe(program_.get(), nullptr, 0, &needed));
+    check_released([&] { return fbn_program_describe(program_.get(), nullptr, 0, &needed); });
     std::string text(needed, '\0');
-    check(fbn_program_describe(program_.get(), text.data(), text.size(), &needed));
+    check_released([&] { return fbn_program_describe(program_.get(), text.data(), text.size(), &needed); });
     text.resize(std::char_traits<char>::length(text.c_str()));
     return text;
   }
 
   std::vector<py::dict> costs(int64_t batch) const {
     int32_t count = 0;
-    check(fbn_program_costs(program_.get(), batch, nullptr, 0, &count));
+    check_released([&] { return fbn_program_costs(program_.get(), batch, nullptr, 0, &count); });
     std::vector<fbn_cost_row> rows(static_cast<size_t>(count));
     for (fbn_cost_row& row : rows) row.struct_size = sizeof row;
-    check(fbn_program_costs(program_.get(), batch, rows.data(), count, &count));
+    check_released([&] { return fbn_program_costs(program_.get(), batch, rows.data(), count, &count); });
     std::vector<py::dict> list;
     for (const fbn_cost_row& row : rows) {
       py::dict d;
@@ -160,7 +159,9 @@ class Program {
     return list;
   }
 
-  void reset_costs() { check(fbn_program_reset_costs(program_.get())); }
+  void reset_costs() {
+    check_released([&] { return fbn_program_reset_costs(program_.get()); });
+  }
 
  private:
   struct Rows {

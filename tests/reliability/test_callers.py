@@ -245,6 +245,36 @@ def test_predictions_during_training_are_of_whole_steps():
     assert set(seen) <= set(states)
 
 
+def test_python_runs_while_a_setting_waits():
+    """A learning rate that waits for a long prediction to end does not keep other threads from running."""
+    conv = [layers.Conv2D(32, 3, activation="relu"), layers.Conv2D(64, 3, activation="relu")]
+    model = fastbn.Sequential([layers.Input((28, 28, 1)), *conv, layers.Flatten(), layers.Dense(10)])
+    model.compile("sgd", "mse")
+    x, y = np.zeros((6000, 28, 28, 1), np.float32), np.zeros((4, 10), np.float32)
+    model.train_on_batch(x[:4], y)
+    model.predict(x[:300], verbose=0)
+    ended: list[float] = []
+
+    def predict() -> None:
+        model.predict(x, batch_size=len(x), verbose=0)
+        ended.append(time.perf_counter())
+
+    def step() -> None:
+        model.optimizer.learning_rate = 0.5
+        model.train_on_batch(x[:4], y)
+
+    begun = time.perf_counter()
+    threads = [threading.Thread(target=predict), threading.Thread(target=step)]
+    ticks = [begun]
+    threads[0].start()
+    time.sleep(0.02)
+    threads[1].start()
+    while any(thread.is_alive() for thread in threads):
+        ticks.append(time.perf_counter())
+        time.sleep(0.001)
+    assert np.diff(ticks).max() < (ended[0] - begun) / 2
+
+
 def test_the_interpreter_lock():
     """Free-threaded builds keep the lock off when fastbn is imported; others have it."""
     enabled = getattr(sys, "_is_gil_enabled", lambda: True)()
