@@ -9,31 +9,17 @@ turns, the best of each. `wanted` is what is aimed at: 1.8, and 1.3 where a step
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import numpy as np
-from benching import models, threads
-from benching.peers import graphs, works
-
-import fastbn
-from fastbn import networks
+from benching import threads
+from benching.peers import worker_fastbn, works
 
 WANTED, WANTED_OF_FOUR_ROWS = 1.8, 1.3
-OPTIMIZERS = {"sgd": fastbn.optimizers.SGD, "rmsprop": fastbn.optimizers.RMSprop}
-
-
-def network(work: works.Work) -> Any:
-    if work["network"] in graphs.GRAPHS:
-        return models.build(graphs.GRAPHS[work["network"]]())
-    if work["network"] == "article":
-        return networks.article("relu", **work["options"])
-    return getattr(networks, work["network"])(**work["options"])
 
 
 def times(work: works.Work) -> threads.Times:
-    model = network(work)
-    arguments = dict(work["optimizer"])
-    model.compile(OPTIMIZERS[arguments.pop("name")](**arguments), "sparse_categorical_crossentropy")
+    model = worker_fastbn.network(work)
+    model.compile(worker_fastbn.optimizer(work["optimizer"]), "sparse_categorical_crossentropy")
     random = np.random.default_rng(0)
     x = random.random((work["batch"], *model.input_shape[1:]), np.float32)
     labels = random.integers(0, model.output_shape[-1], work["batch"]).astype(np.int32)

@@ -1,9 +1,9 @@
 #include "folding.hpp"
 
 #include <algorithm>
-#include <cmath>
 
 #include "graph.hpp"
+#include "operators/batch_norm.hpp"
 #include "parameters.hpp"
 
 namespace fastbn {
@@ -12,13 +12,19 @@ int64_t FoldedLayer::outputs() const { return source->spec.shape.back(); }
 
 void FoldedLayer::make(float* rows) noexcept {
   const int64_t out = outputs();
-  double* s = static_cast<double*>(scale.data());
+  double* moments = static_cast<double*>(factors.data());
+  std::copy_n(mean->value.floats(), channels, moments);
+  std::copy_n(variance->value.floats(), channels, moments + channels);
+  const BatchNormCoefficients norm = batch_norm_coefficients(moments + 2 * channels, channels);
+  batch_norm_forward_coefficients(channels, moments, moments + channels, epsilon,
+                                  gamma != nullptr ? gamma->value.floats() : nullptr,
+                                  beta != nullptr ? beta->value.floats() : nullptr, norm);
+  double* s = moments + (2 + kBatchNormCoefficientArrays) * channels;
   for (int64_t o = 0; o < out; ++o) {
     const int64_t c = o % channels;
-    const auto of = [c](const Parameter* p) { return static_cast<double>(p->value.floats()[c]); };
-    s[o] = (gamma != nullptr ? of(gamma) : 1) / std::sqrt(of(variance) + epsilon);
+    s[o] = norm.scale[c];
     const double own = source_bias != nullptr ? static_cast<double>(source_bias->value.floats()[o]) : 0;
-    bias.floats()[o] = static_cast<float>((own - of(mean)) * s[o] + (beta != nullptr ? of(beta) : 0));
+    bias.floats()[o] = static_cast<float>((own - norm.mean[c]) * norm.scale[c] + norm.shift[c]);
   }
   const auto scaled = [](const float* w, const double* by, int64_t count, float* to) {
     for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(static_cast<double>(w[i]) * by[i]);
@@ -63,7 +69,8 @@ const FoldedLayer& FoldedLayers::get(const Graph& graph, ParameterStore& store, 
     if (rows_.size() < needed) rows_ = Buffer(needed);
   }
   layer.bias = floats(layer.outputs());
-  layer.scale = Buffer(static_cast<size_t>(layer.outputs()) * sizeof(double));
+  const int64_t factors = (2 + kBatchNormCoefficientArrays) * layer.channels + layer.outputs();
+  layer.factors = Buffer(static_cast<size_t>(factors) * sizeof(double));
   return layers_.emplace(std::pair(node, norm), std::move(layer)).first->second;
 }
 

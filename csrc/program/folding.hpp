@@ -32,7 +32,7 @@ struct FoldedLayer {
 
   Buffer kernel;      // packed for the forward pass, or in panels
   Buffer bias;        // one for each output
-  Buffer scale;       // s of each output, float64
+  Buffer factors;     // float64: moments and coefficients of the batch-norm, s of each output
   bool made = false;  // of the current weights
 
   int64_t outputs() const;

@@ -165,6 +165,19 @@ OPERATORS = {
 }
 
 
+def network(work: Work) -> Any:
+    if work["network"] in graphs.GRAPHS:
+        return models.build(graphs.GRAPHS[work["network"]]())
+    if work["network"] == "article":
+        return networks.article("relu", **work["options"])
+    return getattr(networks, work["network"])(**work["options"])
+
+
+def optimizer(spec: dict[str, Any]) -> Any:
+    arguments = {key: value for key, value in spec.items() if key != "name"}
+    return {"sgd": fastbn.optimizers.SGD, "rmsprop": fastbn.optimizers.RMSprop}[spec["name"]](**arguments)
+
+
 class FastbnWorker(Worker):
     name = "fastbn"
 
@@ -186,12 +199,7 @@ class FastbnWorker(Worker):
         return OPERATORS[work["kind"]](work)
 
     def describe(self, work: Work, weights: str) -> list[dict[str, Any]]:
-        if "nodes" in work:
-            model = models.build(work["nodes"])
-        elif work["network"] == "article":
-            model = networks.article("relu", **work["options"])
-        else:
-            model = getattr(networks, work["network"])(**work["options"])
+        model = network(work)
         graphs.save_weights(weights, {layer.name: layer.get_weights() for layer in model.layers})
         nodes: list[dict[str, Any]] = work.get("nodes") or graphs.describe(model)
         return nodes
@@ -199,9 +207,7 @@ class FastbnWorker(Worker):
     @staticmethod
     def _compiled(work: Work, nodes: list[graphs.Node], spec: dict[str, Any], algorithm: str = "auto") -> Any:
         model = models.build(nodes, graphs.load_weights(work["weights"]))
-        arguments = {key: value for key, value in spec.items() if key != "name"}
-        optimizer = {"sgd": fastbn.optimizers.SGD, "rmsprop": fastbn.optimizers.RMSprop}[spec["name"]](**arguments)
-        model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", conv_algorithm=algorithm)
+        model.compile(optimizer=optimizer(spec), loss="sparse_categorical_crossentropy", conv_algorithm=algorithm)
         return model
 
     def step(self, work: Work) -> dict[str, Variant]:
