@@ -9,10 +9,16 @@ turns, the best of each. `wanted` is what is aimed at: 1.8, and 1.3 where a step
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
 import numpy as np
-from benching import threads
-from benching.peers import worker_fastbn, works
+
+BENCH = Path(__file__).resolve().parent
+sys.path[:0] = [str(BENCH), str(BENCH.parent / "tests")]  # `benching`, and the tests' `oracles`
+
+from benching import threads  # noqa: E402
+from benching.peers import worker_fastbn, works  # noqa: E402
 
 WANTED, WANTED_OF_FOUR_ROWS = 1.8, 1.3
 
