@@ -114,16 +114,22 @@ struct Form2 {
 };
 
 // The patch's columns first, then its rows. `Size` is the patch's height and width, `Transform` the one in one
-// direction. A pixel outside of the image is read from a vector of zeros instead.
-template <int Size, int Points, void (*Transform)(const vfloat (&)[Size], vfloat (&)[Points]), bool Inside>
-FASTBN_INLINE void patch_vector(const WinogradPatch& g, int64_t c, int64_t lanes) {
+// direction; pixel(y, x) is where channel c of a pixel of the patch is.
+//
+// Lines that are written are fetched first, and those of the next patch are on their way meanwhile: a patch touches so
+// many, so far apart, that neither the stores nor the processor's own prefetching would have them in time.
+template <int Size, int Points, void (*Transform)(const vfloat (&)[Size], vfloat (&)[Points]), class Pixel>
+FASTBN_INLINE void patch_vector(const WinogradPatch& g, int64_t c, int64_t lanes, Pixel pixel) {
+  FASTBN_UNROLL
+  for (int i = 0; i < Points * Points; ++i) __builtin_prefetch(g.v + i * g.point + c, 1);
   vfloat half[Points][Size];
-  const float* image = g.image + c;
+  FASTBN_UNROLL
   for (int x = 0; x < Size; ++x) {
     vfloat d[Size], v[Points];
+    FASTBN_UNROLL
     for (int y = 0; y < Size; ++y) {
-      const bool inside = Inside || (y >= g.y_begin && y < g.y_end && x >= g.x_begin && x < g.x_end);
-      d[y] = inside ? load_lanes(image + y * g.row + x * g.pixel, lanes) : vfloat{};
+      d[y] = load_lanes(pixel(y, x), lanes);
+      __builtin_prefetch(g.next + y * g.row + x * g.pixel + c);
     }
     Transform(d, v);
     for (int i = 0; i < Points; ++i) half[i][x] = v[i];
@@ -141,15 +147,31 @@ FASTBN_INLINE void patch_vector(const WinogradPatch& g, int64_t c, int64_t lanes
 
 template <int Size, int Points, void (*Transform)(const vfloat (&)[Size], vfloat (&)[Points])>
 void patch(const WinogradPatch& g) {
-  const bool inside = g.y_begin <= 0 && g.y_end >= Size && g.x_begin <= 0 && g.x_end >= Size;
-  int64_t c = 0;
-  if (inside) {
-    for (; c + kLanes <= g.channels; c += kLanes) patch_vector<Size, Points, Transform, true>(g, c, kLanes);
-    if (c < g.channels) patch_vector<Size, Points, Transform, true>(g, c, g.channels - c);
-  } else {
-    for (; c + kLanes <= g.channels; c += kLanes) patch_vector<Size, Points, Transform, false>(g, c, kLanes);
-    if (c < g.channels) patch_vector<Size, Points, Transform, false>(g, c, g.channels - c);
+  const auto vectors = [&](auto pixel) {
+    int64_t c = 0;
+    for (; c + kLanes <= g.channels; c += kLanes) {
+      patch_vector<Size, Points, Transform>(g, c, kLanes, [&](int y, int x) { return pixel(y, x, c); });
+    }
+    if (c < g.channels) {
+      patch_vector<Size, Points, Transform>(g, c, g.channels - c, [&](int y, int x) { return pixel(y, x, c); });
+    }
+  };
+  if (g.y_begin <= 0 && g.y_end >= Size && g.x_begin <= 0 && g.x_end >= Size) {
+    vectors([&](int y, int x, int64_t c) { return g.image + y * g.row + x * g.pixel + c; });
+    return;
   }
+  // Outside of the image the same zeros are read for every channel.
+  alignas(64) static const float kZeros[kLanes] = {};
+  const float* first[Size][Size];
+  int64_t moves[Size][Size];  // a mask of c
+  for (int y = 0; y < Size; ++y) {
+    for (int x = 0; x < Size; ++x) {
+      const bool inside = y >= g.y_begin && y < g.y_end && x >= g.x_begin && x < g.x_end;
+      first[y][x] = inside ? g.image + y * g.row + x * g.pixel : kZeros;
+      moves[y][x] = inside ? -1 : 0;
+    }
+  }
+  vectors([&](int y, int x, int64_t c) { return first[y][x] + (c & moves[y][x]); });
 }
 
 template <class Form>
@@ -160,6 +182,11 @@ void result(const WinogradTile& g) {
     const int64_t lanes = g.channels - c < kLanes ? g.channels - c : kLanes;
     vfloat half[size][n];
     const float* m = g.m + c;
+    FASTBN_UNROLL
+    for (int i = 0; i < size; ++i) {
+      FASTBN_UNROLL
+      for (int j = 0; j < size; ++j) __builtin_prefetch(g.next + i * g.row + j * g.pixel + c, 1);
+    }
     for (int j = 0; j < n; ++j) {
       vfloat column[n], y[size];
       for (int i = 0; i < n; ++i) column[i] = load(m + (i * n + j) * g.point);
@@ -190,6 +217,8 @@ template <class Form>
 void kernel(const float* taps, int64_t tap, float* u, int64_t point, int64_t count) {
   constexpr int n = Form::kPoints;
   for (int64_t c = 0; c < count; c += kLanes) {
+    FASTBN_UNROLL
+    for (int t = 0; t < 9; ++t) __builtin_prefetch(taps + (9 + t) * tap + c);
     vfloat half[n][3];
     for (int x = 0; x < 3; ++x) {
       vfloat g[3], v[n];
@@ -214,6 +243,8 @@ void filter(const float* m, int64_t point, float* dw, int64_t tap, int64_t count
   constexpr int n = Form::kPoints;
   for (int64_t c = 0; c < count; c += kLanes) {
     const int64_t lanes = count - c < kLanes ? count - c : kLanes;
+    FASTBN_UNROLL
+    for (int t = 0; t < 9; ++t) __builtin_prefetch(dw + t * tap + c, 1);
     vfloat half[3][n];
     for (int j = 0; j < n; ++j) {
       vfloat column[n], v[3];

@@ -17,6 +17,7 @@ namespace fastbn {
 // [x_begin, x_end) are zero and not read.
 struct WinogradPatch {
   const float* image;  // where pixel (0, 0) of the patch is, or would be
+  const float* next;   // the same of the patch that follows, which is fetched meanwhile; not read
   int64_t row, pixel;  // floats from one to the next
   int64_t y_begin, y_end, x_begin, x_end;
   int64_t channels;
@@ -29,6 +30,7 @@ struct WinogradTile {
   const float* m;
   int64_t point;
   float* y;
+  const float* next;  // y of the tile that follows, which is fetched meanwhile
   int64_t row, pixel;
   int64_t rows, columns;  // of the tile that are stored
   int64_t channels;

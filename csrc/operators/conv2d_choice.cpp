@@ -12,9 +12,9 @@ namespace {
 // algorithm on every machine. Transforms count by the loads, stores and sums of a vector of a tile. A vector of weights
 // (of products, in backward_filter) that does not stay in the cache is written and read once for each group of images.
 // Fitted to the 3x3 layers of ResNets with 16 to 512 channels.
-constexpr double kSource[2] = {300, 86};  // of tile 4, of tile 2
-constexpr double kResult[2] = {220, 64};  // or the gradient, in backward_filter
-constexpr double kCached = 8, kWeights = 110, kSums = 28;
+constexpr double kSource[2] = {420, 200};  // of tile 4, of tile 2
+constexpr double kResult[2] = {320, 150};  // or the gradient, in backward_filter
+constexpr double kCached = 8, kWeights[2] = {12, 45}, kDirectWeights = 12, kSums = 28;
 constexpr double kCacheBytes = 1 << 20;
 constexpr double kImages = 8;       // of a group
 constexpr double kAdvantage = 0.9;  // of the direct time: less is not worth the rounding
@@ -30,18 +30,18 @@ Shares winograd_shares(int64_t in, int64_t out, int64_t height, int64_t width, b
   const int64_t lanes = kernels().vector_floats;
   const double in_vectors = double(parts_of_at_most(in, lanes)), out_vectors = double(parts_of_at_most(out, lanes));
   const double pairs = double(in) * out_vectors;
-  const auto weights = [&](int64_t points, double images) {
+  const auto weights = [&](int64_t points, double passing, double images) {
     const double vectors = double(points) * pairs, bytes = vectors * double(lanes) * sizeof(float);
-    return vectors * (bytes <= kCacheBytes ? kCached : filter ? kSums : kWeights) / images;
+    return vectors * (bytes <= kCacheBytes ? kCached : filter ? kSums : passing) / images;
   };
-  const double direct = double(height * width) * 9 * pairs + weights(9, kImages);
+  const double direct = double(height * width) * 9 * pairs + weights(9, kDirectWeights, kImages);
   Shares shares{};
   for (int form = 0; form < 2; ++form) {
     const int tile = kTiles[form], points = (tile + 2) * (tile + 2);
     const double tiles = double(parts_of_at_most(height, tile) * parts_of_at_most(width, tile));
     const double images = filter ? std::clamp(128 / tiles, 1.0, kImages) : kImages;
-    const double time =
-        tiles * (points * pairs + kSource[form] * in_vectors + kResult[form] * out_vectors) + weights(points, images);
+    const double time = tiles * (points * pairs + kSource[form] * in_vectors + kResult[form] * out_vectors) +
+                        weights(points, kWeights[form], images);
     shares.of[form] = time / direct;
   }
   return shares;

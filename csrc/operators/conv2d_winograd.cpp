@@ -7,9 +7,12 @@
 namespace fastbn {
 namespace {
 
-constexpr int64_t kBlockFloats = 256 * 1024;  // transformed patches and products of a block of tiles: about L2
-constexpr int64_t kLeastTiles = 28;           // of a block: the weights are read once for each
-constexpr int64_t kMostTiles = 64;
+constexpr int64_t kBlockFloats = 128 * 1024;        // patches and products of a block of tiles, beside weights in L2
+constexpr int64_t kCachedWeights = 256 * 1024;      // floats: beyond them L2 does not hold the transformed weights
+constexpr int64_t kEarlyWeights = 4 * 1024 * 1024;  // nor does L3, beside all else
+constexpr int64_t kLeastTiles = 28;                 // of a block: the weights are read once for each
+constexpr int64_t kMostTiles = 56;
+constexpr int64_t kTapsDepth = 16;  // channels whose taps lie side by side
 // Reduction order of the weight gradient: tiles of a chain.
 constexpr int64_t kChainTiles = 128;
 constexpr int64_t kMostImages = 8;
@@ -51,24 +54,26 @@ WinogradCorrelation::WinogradCorrelation(const Conv2dGeometry& g, bool backward_
       tiles_y((to_height + tile - 1) / tile),
       tiles_x((to_width + tile - 1) / tile),
       panel(kernels().gemm.panel_floats),
-      lanes(kernels().vector_floats) {}
+      lanes(kernels().vector_floats),
+      late_(points() * depth * outputs > kEarlyWeights) {}
 
 int64_t WinogradCorrelation::block_tiles() const {
+  if (points() * depth * outputs > kCachedWeights) return kMostTiles;
   return std::clamp(kBlockFloats / (points() * (round_up(depth, lanes) + panel)), kLeastTiles, kMostTiles);
 }
 
 void WinogradCorrelation::pack(const float* kernel, float* packed, Range units_) const {
-  constexpr int64_t kDepth = 16;
   constexpr int64_t kWidest = 32;
-  alignas(64) float taps[9 * kDepth * kWidest];
+  alignas(64) float own[9 * kTapsDepth * kWidest];
   const GemmKernels& k = kernels().gemm;
   const int64_t row = backward ? depth : outputs;  // of the kernel's (in, out) matrix of a tap
   const int64_t tap = depth * outputs;
   for (int64_t unit = units_.begin; unit < units_.end; ++unit) {
     const int64_t j = unit * panel, n = std::min(panel, outputs - j), wide = round_up(n, lanes);
-    float* u = packed + points() * depth * j;
-    for (int64_t c = 0; c < depth; c += kDepth) {
-      const int64_t deep = std::min(kDepth, depth - c);
+    float* u = packed + unit * unit_floats();
+    for (int64_t c = 0; c < depth; c += kTapsDepth) {
+      const int64_t deep = std::min(kTapsDepth, depth - c);
+      float* taps = late_ ? u + 9 * c * wide : own;
       for (int64_t t = 0; t < 9; ++t) {
         float* to = taps + t * deep * wide;
         if (backward) {  // turned by 180 degrees
@@ -77,7 +82,7 @@ void WinogradCorrelation::pack(const float* kernel, float* packed, Range units_)
           k.pack(kernel + t * tap + c * row + j, row, deep, n, wide, to);
         }
       }
-      form->kernel(taps, deep * wide, u + c * wide, depth * wide, deep * wide);
+      if (!late_) form->kernel(taps, deep * wide, u + c * wide, kernel_point(depth), deep * wide);
     }
   }
 }
@@ -86,11 +91,12 @@ void WinogradCorrelation::run(const float* source, const float* packed, const fl
                               float alpha, float* to, Range images, Range rows_, Range units_, float* scratch) const {
   const int64_t of_image = rows_.size() * tiles_x, total = images.size() * of_image;
   if (total <= 0) return;
-  const int64_t blocks = parts_of_at_most(total, block_tiles());
-  const int64_t patches = patch_point(block_tiles()), products = panel_point(block_tiles());
+  const int64_t blocks = parts_of_at_most(total, block_tiles()), most = block_tiles();
+  const int64_t chunk = chunk_depth(), chunks = parts_of_at_most(depth, chunk);
   float* v = scratch;
-  float* m = scratch + points() * patches;
-  const int64_t deep = round_up(depth, lanes), size = form->tile;
+  float* m = v + chunks * points() * patch_point(most);
+  float* own_u = m + points() * panel_point(most);
+  const int64_t size = form->tile;
   const bool afterwards = fused(activation) != activation;
   struct Tile {
     int64_t image, y, x;
@@ -99,42 +105,62 @@ void WinogradCorrelation::run(const float* source, const float* packed, const fl
     const int64_t in_image = index % of_image;
     return Tile{images.begin + index / of_image, (rows_.begin + in_image / tiles_x) * size, in_image % tiles_x * size};
   };
+  const auto patch_of = [&](int64_t i) {
+    const Tile at = tile_at(i);
+    return patch_at(source + at.image * height * width * depth, height, width, depth, at.y - pad_top, at.x - pad_left);
+  };
   for (int64_t block = 0; block < blocks; ++block) {
     const Range tiles = part_of(total, blocks, block);
     for (int64_t i = tiles.begin; i < tiles.end; ++i) {
-      const Tile at = tile_at(i);
-      WinogradPatch p =
-          patch_at(source + at.image * height * width * depth, height, width, depth, at.y - pad_top, at.x - pad_left);
-      p.v = v + (i - tiles.begin) * deep;
-      p.point = patches;
-      form->source(p);
+      WinogradPatch p = patch_of(i);
+      p.next = patch_of(std::min(i + 1, total - 1)).image;
+      p.point = patch_point(most);
+      for (int64_t c = 0; c < depth; c += chunk) {
+        p.channels = std::min(chunk, depth - c);
+        p.v = v + c / chunk * points() * p.point + (i - tiles.begin) * round_up(p.channels, lanes);
+        form->source(p);
+        p.image += chunk;
+        p.next += chunk;
+      }
     }
     for (int64_t unit = units_.begin; unit < units_.end; ++unit) {
       const int64_t j = unit * panel, n = std::min(panel, outputs - j), wide = round_up(n, lanes);
       GemmArgs a{};
       a.m = tiles.size();
       a.n = wide;
-      a.k = depth;
       a.inner = a.m;
-      a.a_row = deep;
       a.a_col = 1;
       a.b_row = wide;
       a.c_row = wide;
       a.batch = 1;
-      for (int64_t point = 0; point < points(); ++point) {
-        a.a = v + point * patches;
-        a.b = packed + points() * depth * j + point * depth * wide;
-        a.c = m + point * products;
-        kernels().gemm.gemm(a);
+      for (int64_t c = 0; c < depth; c += chunk) {
+        a.k = std::min(chunk, depth - c);
+        a.a_row = round_up(a.k, lanes);
+        a.start = c > 0 ? GemmStart::kChain : GemmStart::kZero;
+        const float* u = packed + unit * unit_floats();
+        if (late_) {
+          transform_taps(u + 9 * c * wide, a.k, wide, own_u);
+          u = own_u;
+        }
+        for (int64_t point = 0; point < points(); ++point) {
+          a.a = v + (c / chunk * points() + point) * patch_point(most);
+          a.b = u + point * kernel_point(a.k);
+          a.c = m + point * panel_point(most);
+          kernels().gemm.gemm(a);
+        }
       }
       for (int64_t i = tiles.begin; i < tiles.end; ++i) {
         const Tile at = tile_at(i);
         WinogradTile t{};
         t.m = m + (i - tiles.begin) * wide;
-        t.point = products;
+        t.point = panel_point(most);
         t.row = to_width * outputs;
         t.pixel = outputs;
-        t.y = to + at.image * to_height * to_width * outputs + at.y * t.row + at.x * t.pixel + j;
+        const auto result_at = [&](const Tile& tile) {
+          return to + tile.image * to_height * to_width * outputs + tile.y * t.row + tile.x * t.pixel + j;
+        };
+        t.y = result_at(at);
+        t.next = result_at(tile_at(std::min(i + 1, total - 1)));
         t.rows = std::min(size, to_height - at.y);
         t.columns = std::min(size, to_width - at.x);
         t.channels = n;
@@ -150,6 +176,13 @@ void WinogradCorrelation::run(const float* source, const float* packed, const fl
         }
       }
     }
+  }
+}
+
+void WinogradCorrelation::transform_taps(const float* taps, int64_t count, int64_t wide, float* u) const {
+  for (int64_t c = 0; c < count; c += kTapsDepth) {
+    const int64_t deep = std::min(kTapsDepth, count - c);
+    form->kernel(taps + 9 * c * wide, deep * wide, u + c * wide, kernel_point(count), deep * wide);
   }
 }
 
@@ -195,30 +228,37 @@ void WinogradFilterGradient::run(const float* x, const float* dy, float* dkernel
     const int64_t image = at / bands() * images_joined, count = std::min(images_joined, images - image);
     const int64_t first_row = at % bands() * band_rows(), rows_here = std::min(band_rows(), tiles_y - first_row);
     const int64_t of_image = rows_here * tiles_x, tiles = count * of_image;
-    const auto each_tile = [&](auto&& body) {
+    // Transforms the patches that patch_of(image, y, x) finds for all tiles.
+    const auto transform = [&](void (*form_patch)(const WinogradPatch&), float* to, int64_t wide, int64_t point,
+                               auto&& patch_of) {
+      const auto patch = [&](int64_t i) {
+        return patch_of(image + i / of_image, (first_row + i % of_image / tiles_x) * size, i % tiles_x * size);
+      };
+      WinogradPatch p = patch(0);
       for (int64_t i = 0; i < tiles; ++i) {
-        body(i, image + i / of_image, (first_row + i % of_image / tiles_x) * size, i % tiles_x * size);
+        const WinogradPatch next = patch(std::min(i + 1, tiles - 1));
+        p.next = next.image;
+        p.v = to + i * wide;
+        p.point = point;
+        form_patch(p);
+        p = next;
       }
     };
-    each_tile([&](int64_t i, int64_t of, int64_t y, int64_t column) {
+    transform(form->source, v, deep, patch_point(), [&](int64_t of, int64_t y, int64_t column) {
       WinogradPatch p =
           patch_at(x + of * g.in_size(), g.height, g.width, g.in_channels, y - g.pad_top, column - g.pad_left);
       p.image += rows_.begin;
       p.channels = rows_.size();
-      p.v = v + i * deep;
-      p.point = patch_point();
-      form->source(p);
+      return p;
     });
     const bool add = !fresh || at > granule.begin;
     for (int64_t unit = units_.begin; unit < units_.end; ++unit) {
       const int64_t j = unit * panel, n = std::min(panel, g.out_channels - j), wide = round_up(n, lanes);
-      each_tile([&](int64_t i, int64_t of, int64_t y, int64_t column) {
+      transform(form->gradient, w, wide, gradient_point(), [&](int64_t of, int64_t y, int64_t column) {
         WinogradPatch p = patch_at(dy + of * g.out_size(), g.out_height, g.out_width, g.out_channels, y, column);
         p.image += j;
         p.channels = n;
-        p.v = w + i * wide;
-        p.point = gradient_point();
-        form->gradient(p);
+        return p;
       });
       GemmArgs a{};
       a.m = rows_.size();

@@ -22,8 +22,11 @@ class WinogradCorrelation final : public Correlation {
   int64_t rows() const override { return tiles_y; }
   int64_t row_pixels() const override { return form->tile * to_width; }
   int64_t units() const override { return (outputs + panel - 1) / panel; }
-  int64_t packed_size() const override { return points() * depth * round_up(outputs, lanes); }
-  int64_t scratch() const override { return points() * (patch_point(block_tiles()) + panel_point(block_tiles())); }
+  int64_t packed_size() const override { return units() * unit_floats(); }
+  int64_t scratch() const override {
+    return points() * (parts_of_at_most(depth, chunk_depth()) * patch_point(block_tiles()) +
+                       panel_point(block_tiles()) + (late_ ? kernel_point(chunk_depth()) : 0));
+  }
   void pack(const float* kernel, float* packed, Range units) const override;
   void run(const float* source, const float* packed, const float* bias, int32_t activation, float alpha, float* to,
            Range images, Range rows, Range units, float* scratch) const override;
@@ -36,13 +39,22 @@ class WinogradCorrelation final : public Correlation {
   int64_t pad_top, pad_left;
   int64_t tiles_y, tiles_x;
   int64_t panel, lanes;
+  bool late_;
 
   int64_t points() const { return int64_t{form->points} * form->points; }
+  // Weights that the second cache does not hold once they are transformed are packed as taps and transformed late, for
+  // each block of tiles: a few channels at a time, which it does hold.
+  static constexpr int64_t kLateDepth = 64;
+  int64_t chunk_depth() const { return late_ ? std::min(kLateDepth, depth) : depth; }
   int64_t block_tiles() const;
-  // Floats from one point to the next of `tiles` transformed patches and of one panel of products. The additional ones
-  // keep the points of a tile from falling into the same lines of the cache.
-  int64_t patch_point(int64_t tiles) const { return tiles * round_up(depth, lanes) + 16; }
+  int64_t unit_floats() const { return late_ ? 9 * depth * panel : points() * kernel_point(depth); }
+  // Floats from one point to the next of `tiles` transformed patches, of one panel of products and of `count` channels
+  // of a panel of weights. The additional ones keep the points from falling into the same lines of the cache.
+  int64_t patch_point(int64_t tiles) const { return tiles * round_up(chunk_depth(), lanes) + 16; }
   int64_t panel_point(int64_t tiles) const { return tiles * panel + 16; }
+  int64_t kernel_point(int64_t count) const { return count * panel + 16; }
+  // u = the points of `count` channels of a panel, whose taps lie as pack() leaves them.
+  void transform_taps(const float* taps, int64_t count, int64_t wide, float* u) const;
 };
 
 // A granule is a band of rows of tiles of one image, or several small images; its products are one chain for each

@@ -137,6 +137,7 @@ CASES = [
     ConvCase("winograd_one_tile", (17, 4, 4, 64), 31, padding="same"),
     ConvCase("winograd_six_by_six", (9, 6, 6, 96), 96, padding="same", activation="relu"),
     ConvCase("winograd_long", (1, 5, 131, 32), 64),
+    ConvCase("winograd_wide", (2, 5, 6, 353), 337, padding="same", activation="relu"),  # weights transformed late
     ConvCase("winograd_large", (2, 30, 50, 16), 80, padding="same", use_bias=False),
     ConvCase("empty_batch", (0, 6, 6, 4), 8),
     ConvCase("batch_17", (17, 8, 8, 8), 8),

@@ -8,7 +8,7 @@ from fastbn import ops
 
 PASSES = ("forward", "backward_data", "backward_filter")
 POINTWISE, DEPTHWISE = ("pointwise",) * 3, ("depthwise",) * 3
-LARGE_TILES, SMALL_TILES = ("winograd4",) * 3, ("winograd2", "winograd2", "winograd4")
+LARGE_TILES, SMALL_TILES = ("winograd4",) * 3, ("winograd2",) * 3
 
 #: side, fan_in, fan_out, kernel, stride, padding, groups: the kernel of each pass.
 RESNET50 = {
@@ -24,12 +24,12 @@ RESNET50 = {
     (28, 512, 128, 1, 1, 0, 1): POINTWISE,
     (28, 512, 256, 1, 2, 0, 1): POINTWISE,
     (28, 512, 1024, 1, 2, 0, 1): POINTWISE,
-    (14, 256, 256, 3, 1, 1, 1): SMALL_TILES,
+    (14, 256, 256, 3, 1, 1, 1): LARGE_TILES,
     (14, 256, 1024, 1, 1, 0, 1): POINTWISE,
     (14, 1024, 256, 1, 1, 0, 1): POINTWISE,
     (14, 1024, 512, 1, 2, 0, 1): POINTWISE,
     (14, 1024, 2048, 1, 2, 0, 1): POINTWISE,
-    (7, 512, 512, 3, 1, 1, 1): SMALL_TILES,
+    (7, 512, 512, 3, 1, 1, 1): LARGE_TILES,
     (7, 512, 2048, 1, 1, 0, 1): POINTWISE,
     (7, 2048, 512, 1, 1, 0, 1): POINTWISE,
 }
@@ -46,7 +46,8 @@ MOBILENET = {
         (7, 1024, 1),
     )
 }  # fmt: skip
-SHAPES = RESNET50 | SEED_NETWORKS | MOBILENET
+SMALL_IMAGES = {(6, 96, 96, 3, 1, 1, 1): SMALL_TILES, (6, 48, 64, 3, 1, 1, 1): SMALL_TILES}
+SHAPES = SMALL_IMAGES | RESNET50 | SEED_NETWORKS | MOBILENET
 
 
 def kernels_of(shape, **options):
