@@ -10,6 +10,26 @@
 namespace fastbn {
 namespace FASTBN_ISA {
 
+// The nearest of x and the limit's side; NaN stays NaN.
+FASTBN_INLINE vfloat at_least(vfloat x, float limit) {
+#if defined(__AVX512F__)
+  return (vfloat)_mm512_maskz_max_ps(0xffff, (__m512)broadcast(limit), (__m512)x);
+#elif defined(__AVX2__)
+  return (vfloat)_mm256_max_ps((__m256)broadcast(limit), (__m256)x);
+#else
+  return x < broadcast(limit) ? broadcast(limit) : x;
+#endif
+}
+FASTBN_INLINE vfloat at_most(vfloat x, float limit) {
+#if defined(__AVX512F__)
+  return (vfloat)_mm512_maskz_min_ps(0xffff, (__m512)broadcast(limit), (__m512)x);
+#elif defined(__AVX2__)
+  return (vfloat)_mm256_min_ps((__m256)broadcast(limit), (__m256)x);
+#else
+  return x > broadcast(limit) ? broadcast(limit) : x;
+#endif
+}
+
 FASTBN_INLINE vfloat from_bits(vint v) { return (vfloat)v; }
 FASTBN_INLINE vint bits(vfloat v) { return (vint)v; }
 FASTBN_INLINE vfloat absolute(vfloat v) { return from_bits(bits(v) & broadcast_int(0x7fffffff)); }
@@ -17,11 +37,11 @@ FASTBN_INLINE vfloat absolute(vfloat v) { return from_bits(bits(v) & broadcast_i
 // 2^n for whole n in [-126, 127].
 FASTBN_INLINE vfloat power_of_two(vint n) { return from_bits((n + 127) << 23); }
 
-// e^x = (high + low) 2^n with whole n; x in [-104, 89] or NaN.
-struct Exponential {
-  vfloat high, low, n;
+// e^x = (1 + t) 2^n with whole n and t in [-0.3, 0.42]; x in [-104, 89] or NaN.
+struct Reduced {
+  vfloat t, n;
 };
-FASTBN_INLINE Exponential exp_parts(vfloat x) {
+FASTBN_INLINE Reduced exp_reduced(vfloat x) {
   const vfloat n = round_even(x * 1.44269504f);
   // x - n ln 2 with ln 2 in two parts; the first has 9 significant bits, so that its product with n is exact.
   const vfloat r = fma(n, broadcast(2.12194440e-4f), fma(n, broadcast(-0.693359375f), x));
@@ -30,8 +50,7 @@ FASTBN_INLINE Exponential exp_parts(vfloat x) {
   q = fma(q, r, broadcast(0x1.5558f6p-5f));
   q = fma(q, r, broadcast(0x1.555490p-3f));
   q = fma(q, r, broadcast(0x1.fffffcp-2f));
-  const vfloat t = fma(r * r, q, r), high = t + 1.0f;
-  return {high, t - (high - 1.0f), n};
+  return {fma(r * r, q, r), n};
 }
 FASTBN_INLINE vfloat scale_by_power(vfloat v, vfloat n) {
 #if defined(__AVX512F__)
@@ -43,11 +62,9 @@ FASTBN_INLINE vfloat scale_by_power(vfloat v, vfloat n) {
 }
 
 FASTBN_INLINE vfloat exp(vfloat x) {
-  // Beyond these the result is 0 or infinity anyway; NaN fails both comparisons and stays.
-  x = x > broadcast(89.0f) ? broadcast(89.0f) : x;
-  x = x < broadcast(-104.0f) ? broadcast(-104.0f) : x;
-  const Exponential e = exp_parts(x);
-  return scale_by_power(e.high, e.n);
+  // Beyond these the result is 0 or infinity anyway.
+  const Reduced e = exp_reduced(at_most(at_least(x, -104.0f), 89.0f));
+  return scale_by_power(e.t + 1.0f, e.n);
 }
 
 FASTBN_INLINE vfloat log(vfloat x) {
@@ -78,22 +95,19 @@ FASTBN_INLINE vfloat log(vfloat x) {
   return (x >= vfloat{}) ? y : nan;
 }
 
-// With e = e^-|x|: 1 / (1 + e) for x >= 0, e / (1 + e) below. The roundings of e and of 1 + e are known, and taken
-// back from the quotient to first order (1 / high is near 2 - high).
+// 1 / (1 + e^-x) with e^-x = 2^n (1 + t). The sum is 1 + 2^n, exact for n < 24, and 2^n t, rounded once; this rounding
+// and the quotient's are known, and taken back to first order.
 FASTBN_INLINE vfloat sigmoid(vfloat x) {
-  vfloat a = -absolute(x);
-  a = a < broadcast(-104.0f) ? broadcast(-104.0f) : a;
-  const Exponential parts = exp_parts(a);
-  const vfloat e = scale_by_power(parts.high, parts.n), e_error = parts.low * (2.0f - parts.high);
-  const vfloat sum = e + 1.0f, sum_error = fma(e, e_error, e - (sum - 1.0f));
-  const vfloat inverse = 1.0f / sum;
-  const vint negative = x < vfloat{};
-  const vfloat quotient = negative ? e * inverse : inverse;
-  vfloat correction = (negative ? e_error : vfloat{}) - sum_error * inverse;
+  // Beyond these the result is subnormal, which is flushed, or 1; NaN stays.
+  const Reduced e = exp_reduced(-at_most(at_least(x, -87.5f), 87.0f));
+  const vfloat power = scale_by_power(broadcast(1.0f), e.n), whole = power + 1.0f;
+  const vfloat sum = fma(power, e.t, whole), rest = fma(power, e.t, whole - sum);
+  const vfloat y = 1.0f / sum;
+  vfloat correction = -rest * y;
 #if FASTBN_HAS_FMA
-  correction += fma(-inverse, sum, broadcast(1.0f));
+  correction += fma(-sum, y, broadcast(1.0f));
 #endif
-  return fma(quotient, correction, quotient);
+  return fma(y, correction, y);
 }
 
 FASTBN_INLINE vfloat tanh(vfloat x) {

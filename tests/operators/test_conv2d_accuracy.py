@@ -15,7 +15,14 @@ from fastbn import ops
 
 DIRECT, WINOGRAD, WINOGRAD_FILTER = 1.0, 6.0, 4.0
 PASSES = ("forward", "backward_data", "backward_filter")
-SHAPES = [(2, 16, 16, 16, 16), (2, 24, 24, 32, 64), (1, 14, 14, 128, 48), (8, 8, 8, 64, 64), (4, 20, 20, 4, 4), (1, 8, 8, 384, 352)]
+SHAPES = [
+    (2, 16, 16, 16, 16),
+    (2, 24, 24, 32, 64),
+    (1, 14, 14, 128, 48),
+    (8, 8, 8, 64, 64),
+    (4, 20, 20, 4, 4),
+    (1, 8, 8, 384, 352),
+]
 
 
 def chain(a: np.ndarray, b: np.ndarray) -> np.ndarray:
