@@ -211,8 +211,9 @@ FASTBN_INLINE void strip_channels(const DepthwiseBlockArgs& g, int64_t r, int64_
   const unsigned along = inside(i * Stride, reach(Stride, Columns), g.column_begin, g.column_end);
   const int64_t at = g.origin + Stride * (r * g.x_up + i * g.channels);
   float* y = g.y + r * g.y_up + i * g.y_step;
+  // A store to two lines costs more than a load from two, unless there are four times as many of these.
   for_channels(
-      g.x, g.channels, [&](auto whole, int64_t c, int64_t lanes) __attribute__((always_inline)) {
+      Stride == 1 ? y : g.x, g.channels, [&](auto whole, int64_t c, int64_t lanes) __attribute__((always_inline)) {
         walk_strip<Stride, Columns, whole.value != 0>(g, r, rows, at + c, y, along, c, lanes);
       });
 }
