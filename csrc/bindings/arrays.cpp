@@ -108,8 +108,10 @@ bool is_plain(const py::object& value, const py::object& dtype) {
   return (array.flags() & kPlain) == kPlain && array.dtype().is(py::dtype::from_args(dtype));
 }
 
-bool fits_result(const py::object& object, const py::tuple& shape, const py::object& dtype,
-                 const py::sequence& others) {
+namespace {
+
+// Whether a result of this shape and dtype can be computed into `object`.
+bool fits(const py::handle object, const py::tuple& shape, const py::object& dtype) {
   if (!py::isinstance<py::array>(object)) return false;
   const auto array = py::reinterpret_borrow<py::array>(object);
   if ((array.flags() & kPlain) != kPlain || !array.writeable()) return false;
@@ -117,11 +119,32 @@ bool fits_result(const py::object& object, const py::tuple& shape, const py::obj
   if (static_cast<size_t>(array.ndim()) != shape.size()) return false;
   for (size_t i = 0; i < shape.size(); ++i)
     if (array.shape(static_cast<py::ssize_t>(i)) != shape[i].cast<py::ssize_t>()) return false;
-  const auto [begin, end] = memory_of(array);
-  for (const py::handle other : others) {
-    if (!py::isinstance<py::array>(other)) continue;
-    const auto [first, last] = memory_of(py::reinterpret_borrow<py::array>(other));
-    if (begin < last && first < end) return false;
+  return true;
+}
+
+// Whether two arrays lie apart; what is no array lies nowhere.
+bool apart(const py::handle a, const py::handle b) {
+  if (!py::isinstance<py::array>(a) || !py::isinstance<py::array>(b)) return true;
+  const auto [begin, end] = memory_of(py::reinterpret_borrow<py::array>(a));
+  const auto [first, last] = memory_of(py::reinterpret_borrow<py::array>(b));
+  return begin >= last || first >= end;
+}
+
+}  // namespace
+
+bool fit_results(const py::sequence& objects, const py::sequence& wanted, const py::sequence& inputs) {
+  const size_t count = objects.size();
+  if (wanted.size() != count) return false;
+  for (size_t i = 0; i < count; ++i) {
+    const py::object object = objects[i], want = wanted[i];
+    if (!py::isinstance<py::tuple>(want)) return false;
+    const auto pair = py::reinterpret_borrow<py::tuple>(want);
+    if (pair.size() != 2 || !py::isinstance<py::tuple>(pair[0])) return false;
+    if (!fits(object, pair[0], pair[1])) return false;
+    for (const py::handle input : inputs)
+      if (!apart(object, input)) return false;
+    for (size_t other = 0; other < i; ++other)
+      if (!apart(object, py::object(objects[other]))) return false;
   }
   return true;
 }

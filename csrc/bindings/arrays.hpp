@@ -74,9 +74,10 @@ struct View {
 
 // Whether `value` is a NumPy array (no subclass) of this dtype, C-contiguous and aligned: what kernels take as it is.
 bool is_plain(const py::object& value, const py::object& dtype);
-// Whether `array` is one that a result of this shape and dtype can be computed into, and lies apart from all arrays
-// among `others` (by their ends: arrays that interleave count as overlapping).
-bool fits_result(const py::object& array, const py::tuple& shape, const py::object& dtype, const py::sequence& others);
+// Whether there are as many arrays as (shape, dtype) wanted, a result of each can be computed into its array, and all
+// lie apart from each other and from all arrays among `inputs` (by their ends: arrays that interleave count as
+// overlapping).
+bool fit_results(const py::sequence& arrays, const py::sequence& wanted, const py::sequence& inputs);
 
 class Operands {
  public:

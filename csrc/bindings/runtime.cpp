@@ -36,8 +36,8 @@ void register_runtime(py::module_& m) {
   m.def("end_workspace_query", &end_workspace_query, "The bytes that the last operator wanted.");
   m.def("is_plain", &is_plain, py::arg("value"), py::arg("dtype"),
         "Whether `value` is a NumPy array of this dtype, C-contiguous and aligned.");
-  m.def("fits_result", &fits_result, py::arg("array"), py::arg("shape"), py::arg("dtype"), py::arg("others"),
-        "Whether a result can be computed into `array`, and it lies apart from all arrays among `others`.");
+  m.def("fit_results", &fit_results, py::arg("arrays"), py::arg("wanted"), py::arg("inputs"),
+        "Whether a result of each (shape, dtype) wanted can be computed into its array, apart from all others.");
 
   m.def(
       "measure_ceilings",

@@ -12,6 +12,7 @@
 #include "planar.hpp"
 #include "pointwise.hpp"
 #include "pooling.hpp"
+#include "statistics.hpp"
 #include "updates.hpp"
 #include "winograd.hpp"
 
@@ -26,6 +27,7 @@ struct KernelTable {
   WinogradKernels winograd;
   PointwiseKernels pointwise;
   NormalizationKernels normalization;
+  StatisticsKernels statistics;
   PoolingKernels pooling;
   LossKernels losses;
   UpdateKernels updates;

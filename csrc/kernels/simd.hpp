@@ -316,6 +316,21 @@ FASTBN_INLINE vdouble load_vdouble_partial(const double* p, int64_t n) {
   return v;
 #endif
 }
+FASTBN_INLINE vdouble square_root(vdouble v) {
+#if defined(__AVX512F__)
+  return (vdouble)_mm512_maskz_sqrt_pd(0xff, (__m512d)v);
+#elif defined(__AVX2__)
+  return (vdouble)_mm256_sqrt_pd((__m256d)v);
+#elif defined(__aarch64__)
+  return (vdouble)vsqrtq_f64((float64x2_t)v);
+#elif defined(__SSE2__)
+  return (vdouble)_mm_sqrt_pd((__m128d)v);
+#else
+  for (int i = 0; i < kLanes / 2; ++i) v[i] = __builtin_sqrt(v[i]);
+  return v;
+#endif
+}
+FASTBN_INLINE vdouble finite_or_zero(vdouble v) { return v - v == vdouble{} ? v : vdouble{}; }
 // v where `value` rounded to float is greater than 0, else 0.
 FASTBN_INLINE vdouble where_positive(vdouble value, vdouble v) {
   typedef int64_t vlong __attribute__((vector_size(FASTBN_LANES * 4)));

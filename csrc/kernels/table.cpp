@@ -27,6 +27,7 @@ const KernelTable& FASTBN_TABLE(FASTBN_ISA)() {
     FASTBN_ISA::fill_winograd(t.winograd);
     FASTBN_ISA::fill_pointwise(t.pointwise);
     FASTBN_ISA::fill_normalization(t.normalization);
+    FASTBN_ISA::fill_statistics(t.statistics);
     FASTBN_ISA::fill_pooling(t.pooling);
     FASTBN_ISA::fill_losses(t.losses);
     FASTBN_ISA::fill_updates(t.updates);

@@ -32,14 +32,9 @@ void batch_norm_sums(const float* x, int64_t stride, int64_t rows, int64_t chann
 
 void batch_norm_moments(int64_t rows, int64_t channels, const float* shift, const double* sum, const double* square,
                         double* mean, double* m2) noexcept {
-  const double count = static_cast<double>(rows);
-  for (int64_t c = 0; c < channels; ++c) {
-    const double s = sum[c], q = square[c];
-    const double base = std::isfinite(shift[c]) ? static_cast<double>(shift[c]) : 0;  // as the sums have it
-    const double spread = q - s * s / count;
-    mean[c] = rows > 0 ? base + s / count : 0;
-    m2[c] = rows > 0 ? (spread < 0 ? 0 : spread) : 0;
-  }
+  if (rows > 0) return kernels().statistics.moments(channels, rows, shift, sum, square, mean, m2);
+  std::fill_n(mean, channels, 0.0);
+  std::fill_n(m2, channels, 0.0);
 }
 
 void batch_norm_merge(int64_t channels, int64_t count, double* mean, double* m2, int64_t other_count,
@@ -62,10 +57,9 @@ void batch_norm_merge(int64_t channels, int64_t count, double* mean, double* m2,
 
 void batch_norm_forward_coefficients(int64_t channels, const double* mean, const double* variance, double epsilon,
                                      const float* gamma, const float* beta, BatchNormCoefficients out) noexcept {
+  kernels().statistics.scale(channels, variance, epsilon, gamma, out.scale);
   for (int64_t c = 0; c < channels; ++c) {
-    const double rstd = 1 / std::sqrt(variance[c] + epsilon);
     out.mean[c] = mean[c];
-    out.scale[c] = gamma != nullptr ? static_cast<double>(gamma[c]) * rstd : rstd;
     out.shift[c] = beta != nullptr ? static_cast<double>(beta[c]) : 0;
   }
 }
@@ -73,11 +67,13 @@ void batch_norm_forward_coefficients(int64_t channels, const double* mean, const
 void batch_norm_backward_coefficients(int64_t channels, int64_t count, const double* variance, double epsilon,
                                       const double* sum_dy, const double* sum_dy_xc,
                                       BatchNormCoefficients out) noexcept {
-  const double n = static_cast<double>(count);
-  for (int64_t c = 0; c < channels; ++c) {
-    out.dy_mean[c] = sum_dy[c] / n;
-    out.xc_factor[c] = sum_dy_xc[c] / (n * (variance[c] + epsilon));
-  }
+  kernels().statistics.backward(channels, count, variance, epsilon, sum_dy, sum_dy_xc, out.dy_mean, out.xc_factor);
+}
+
+void batch_norm_parameter_gradients(int64_t channels, const double* variance, double epsilon, const double* sum_dy,
+                                    const double* sum_dy_xc, float* dgamma, float* dbeta) noexcept {
+  if (dgamma != nullptr) kernels().statistics.gamma_gradient(channels, variance, epsilon, sum_dy_xc, dgamma);
+  for (int64_t c = 0; dbeta != nullptr && c < channels; ++c) dbeta[c] = static_cast<float>(sum_dy[c]);
 }
 
 void batch_norm_apply(BatchNormMatrix m, const float* x, BatchNormCoefficients c, const float* residual,
@@ -497,11 +493,8 @@ fbn_status fbn_batch_norm_backward(const fbn_batch_norm* d, const float* dy, con
     const auto merge = [&](int64_t i, int) {
       const Range c = sums.merge_task(i);
       const double *s = sums.sum_dy(0, c), *q = sums.sum_dy_xc(0, c);
-      for (int64_t k = 0; k < c.size(); ++k) {
-        const double rstd = 1 / std::sqrt(variance[c.begin + k] + d->epsilon);
-        if (dbeta != nullptr) dbeta[c.begin + k] = static_cast<float>(s[k]);
-        if (dgamma != nullptr) dgamma[c.begin + k] = static_cast<float>(q[k] * rstd);
-      }
+      batch_norm_parameter_gradients(c.size(), variance + c.begin, d->epsilon, s, q, at_or_null(dgamma, c.begin),
+                                     at_or_null(dbeta, c.begin));
       batch_norm_backward_coefficients(c.size(), d->rows, variance + c.begin, d->epsilon, s, q,
                                        coefficients.from(c.begin));
     };

@@ -49,6 +49,10 @@ void batch_norm_backward_coefficients(int64_t channels, int64_t count, const dou
                                       const double* sum_dy, const double* sum_dy_xc,
                                       BatchNormCoefficients out) noexcept;
 
+// dgamma = sum_dy_xc / sqrt(variance + epsilon), dbeta = sum_dy; either may be NULL.
+void batch_norm_parameter_gradients(int64_t channels, const double* variance, double epsilon, const double* sum_dy,
+                                    const double* sum_dy_xc, float* dgamma, float* dbeta) noexcept;
+
 struct BatchNormMatrix {  // a region: rows x channels, one stride for every array of the pass
   int64_t rows, channels, stride;
   bool large = false;  // part of arrays that exceed the caches; what is written is none of what is read

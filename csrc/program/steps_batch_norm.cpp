@@ -1,6 +1,5 @@
 // Steps of batch-norm: column by column where a features phase has all rows, else statistics, merge, normalise.
 #include <algorithm>
-#include <cmath>
 
 #include "operators/batch_norm.hpp"
 #include "planner.hpp"
@@ -229,10 +228,8 @@ void Planner::backward_batch_norm(const Op& op, int dy) {
   const auto gradients = [=](const StepContext& c, const double* sum_dy, const double* sum_dy_xc, int64_t begin,
                              int64_t end, float* dgamma, float* dbeta) {
     const double* variance = c.at<double>(statistics) + channels;
-    for (int64_t i = begin; i < end; ++i) {
-      dgamma[i - begin] = static_cast<float>(sum_dy_xc[i] / std::sqrt(variance[i] + epsilon));
-      dbeta[i - begin] = static_cast<float>(sum_dy[i]);
-    }
+    batch_norm_parameter_gradients(end - begin, variance + begin, epsilon, sum_dy + begin, sum_dy_xc + begin, dgamma,
+                                   dbeta);
   };
 
   if (by_columns) {

@@ -5,6 +5,7 @@ Statistics are biased (divided by the count) as in Keras, and float64. Activatio
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -35,15 +36,14 @@ from fastbn.ops._options import Activation, activation_code
 class _Axis:
     """How an array with its channels at `axis` is seen as a (rows, channels) matrix."""
 
-    def __init__(self, operation: str, shape: Shape, axis: Any) -> None:
+    def __init__(self, operation: str, shape: Shape, axis: int) -> None:
         if len(shape) < 2:
             raise ValueError(f"{operation}: x must have rank 2 or more. Received: x.shape={shape}")
-        place = integer(operation, "axis", axis)
-        if not -len(shape) <= place < len(shape):
-            raise ValueError(f"{operation}: axis must name an axis of x. Received: axis={place}, x.shape={shape}")
+        if not -len(shape) <= axis < len(shape):
+            raise ValueError(f"{operation}: axis must name an axis of x. Received: axis={axis}, x.shape={shape}")
         self.operation = operation
         self.shape = shape
-        self.axis = place % len(shape)
+        self.axis = axis % len(shape)
         self.last = self.axis == len(shape) - 1
         self.is_matrix = self.last and len(shape) == 2
         self.channels = shape[self.axis]
@@ -85,9 +85,12 @@ class _Axis:
         return array
 
 
+_view = functools.lru_cache(maxsize=256)(_Axis)  # a microsecond for each call of a small layer
+
+
 def _begin(operation: str, x: npt.ArrayLike, axis: Any) -> tuple[_Axis, Float32]:
     array = as_float32(operation, "x", x)
-    view = _Axis(operation, array.shape, axis)
+    view = _view(operation, array.shape, integer(operation, "axis", axis))
     return view, view.matrix(array)
 
 
