@@ -23,7 +23,9 @@ namespace fastbn {
 
 // Parts of the numeric plan: they decide bits, so they depend on nothing that is measured.
 inline constexpr int64_t kChunks = 16;  // of a batch: tasks of a samples phase, and partial weight gradients
-inline constexpr int64_t kSlices = 16;  // of a feature axis
+// Columns of a feature axis to a task: an eighth, so that there is work for some threads, but no more than many need
+// not wait for. What a task packs again for its own columns is less with wide ones.
+inline constexpr int64_t kSlices = 8, kWidestSlice = 128;
 inline constexpr int64_t kSmallKernelBytes = 65536;  // a dense kernel that a chunk may stream without a thought
 inline constexpr int64_t kCacheAdvantage = 8;        // a byte from the cache costs an eighth of one from memory
 
@@ -60,7 +62,7 @@ class Planner {
     next.columns = columns;
     next.rows_per_sample = rows;
     if (domain == Domain::features) {
-      next.slice = round_up((columns + kSlices - 1) / kSlices, kDensePanel);
+      next.slice = std::min(round_up((columns + kSlices - 1) / kSlices, kDensePanel), kWidestSlice);
     }
     plan_->phases.push_back(std::move(next));
   }
