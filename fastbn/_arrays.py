@@ -80,6 +80,11 @@ def require_shape(operation: str, name: str, array: npt.NDArray[Any] | None, sha
         raise ValueError(f"{operation}: {name} must have shape {shape}. Received: {name}.shape={array.shape}")
 
 
+def reshaped(array: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
+    """A contiguous array seen in another shape of as many elements; itself where it has that one."""
+    return array if array.shape == shape else array.reshape(shape)
+
+
 def integer(operation: str, name: str, value: Any, below: int = 2**63) -> int:
     """`value` as an int. Raises TypeError where it is not an integer, ValueError where it is beyond 64 bits."""
     try:
@@ -230,7 +235,7 @@ def results(
     if out is None:
         return [None if w is None else allocate(operation, *w) for w in wanted]
     if isinstance(out, (tuple, list)) and _core.fit_results(out, wanted, inputs):
-        return list(out)
+        return [array if w is not None else None for array, w in zip(out, wanted, strict=True)]
     if isinstance(out, np.ndarray) or not isinstance(out, Sequence) or len(out) != len(wanted):
         received = f"{len(out)}" if isinstance(out, Sequence) else type(out).__name__
         raise ValueError(f"{operation}: out must be a tuple of {len(wanted)} arrays or None. Received: {received}")

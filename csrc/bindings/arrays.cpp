@@ -137,14 +137,16 @@ bool fit_results(const py::sequence& objects, const py::sequence& wanted, const 
   if (wanted.size() != count) return false;
   for (size_t i = 0; i < count; ++i) {
     const py::object object = objects[i], want = wanted[i];
+    if (want.is_none()) continue;
     if (!py::isinstance<py::tuple>(want)) return false;
     const auto pair = py::reinterpret_borrow<py::tuple>(want);
     if (pair.size() != 2 || !py::isinstance<py::tuple>(pair[0])) return false;
     if (!fits(object, pair[0], pair[1])) return false;
     for (const py::handle input : inputs)
       if (!apart(object, input)) return false;
-    for (size_t other = 0; other < i; ++other)
-      if (!apart(object, py::object(objects[other]))) return false;
+    for (size_t other = 0; other < i; ++other) {
+      if (!py::object(wanted[other]).is_none() && !apart(object, py::object(objects[other]))) return false;
+    }
   }
   return true;
 }

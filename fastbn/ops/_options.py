@@ -81,12 +81,15 @@ def is_channels_first(operation: str, data_format: str) -> bool:
     return data_format == "channels_first"
 
 
+_NEEDS = frozenset(("x", "kernel", "bias"))
+
+
 def check_need(operation: str, need: Collection[str]) -> None:
-    if (
-        isinstance(need, str)
-        or not isinstance(need, Collection)
-        or any(name not in ("x", "kernel", "bias") for name in need)
-    ):
+    try:
+        selects = isinstance(need, Collection) and not isinstance(need, str) and _NEEDS.issuperset(need)
+    except TypeError:  # something that no set can hold
+        selects = False
+    if not selects:
         raise ValueError(f"{operation}: need must be a selection of ('x', 'kernel', 'bias'). Received: {need!r}")
 
 

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._arrays import Float32, as_float32, number, optional_float32, require_rank, require_shape, result, results
+from fastbn._arrays import (
+    Float32,
+    as_float32,
+    number,
+    optional_float32,
+    require_rank,
+    require_shape,
+    reshaped,
+    result,
+    results,
+)
 from fastbn.ops._options import Activation, Need, activation_code, check_need
 
 
@@ -47,7 +57,8 @@ def dense_forward(
     alpha = number(op, "alpha", alpha)
     require_shape(op, "bias", bs, ks.shape[1:])
     y = result(op, out, xs.shape[:-1] + ks.shape[1:], (x, kernel, bias))
-    _core.dense_forward(xs.reshape(rows, ks.shape[0]), ks, bs, y.reshape(rows, ks.shape[1]), code, alpha)
+    fan_in, fan_out = ks.shape
+    _core.dense_forward(reshaped(xs, (rows, fan_in)), ks, bs, reshaped(y, (rows, fan_out)), code, alpha)
     return y
 
 
@@ -90,11 +101,11 @@ def dense_backward(
     dx, dkernel, dbias = results(op, out, wanted, (dy, x, kernel, y))
     fan_in, fan_out = ks.shape
     _core.dense_backward(
-        dys.reshape(rows, fan_out),
-        xs.reshape(rows, fan_in),
+        reshaped(dys, (rows, fan_out)),
+        reshaped(xs, (rows, fan_in)),
         ks,
-        None if ys is None else ys.reshape(rows, fan_out),
-        None if dx is None else dx.reshape(rows, fan_in),
+        None if ys is None else reshaped(ys, (rows, fan_out)),
+        None if dx is None else reshaped(dx, (rows, fan_in)),
         dkernel,
         dbias,
         code,

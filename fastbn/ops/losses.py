@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._arrays import Float32, all_results, as_array, as_float32, number, require_shape, result
+from fastbn._arrays import Float32, all_results, as_array, as_float32, number, require_shape, reshaped, result
 
 
 def _labels(op: str, labels: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
@@ -56,7 +56,7 @@ def softmax_cross_entropy_forward(
     zs, shape = _rows(op, "logits", logits)
     ts = _labels(op, labels, zs.shape)
     loss, probabilities = all_results(op, out, [(zs.shape[:-1], "float32"), (zs.shape, "float32")], (logits, labels))
-    _core.softmax_cross_entropy_forward(zs.reshape(shape), ts, loss.reshape(shape[0]), probabilities.reshape(shape))
+    _core.softmax_cross_entropy_forward(reshaped(zs, shape), ts, loss.reshape(shape[0]), reshaped(probabilities, shape))
     return loss, probabilities
 
 
@@ -76,7 +76,7 @@ def softmax_cross_entropy_backward(
     ts = _labels(op, labels, ps.shape)
     scale = number(op, "scale", scale)
     dlogits = result(op, out, ps.shape, (probabilities, labels))
-    _core.softmax_cross_entropy_backward(ps.reshape(shape), ts, dlogits.reshape(shape), scale)
+    _core.softmax_cross_entropy_backward(reshaped(ps, shape), ts, reshaped(dlogits, shape), scale)
     return dlogits
 
 
@@ -92,7 +92,7 @@ def mean_squared_error_forward(
     ts = as_float32(op, "targets", targets)
     require_shape(op, "targets", ts, ps.shape)
     loss = result(op, out, ps.shape[:-1], (predictions, targets))
-    _core.mean_squared_error_forward(ps.reshape(shape), ts.reshape(shape), loss.reshape(shape[0]))
+    _core.mean_squared_error_forward(reshaped(ps, shape), reshaped(ts, shape), loss.reshape(shape[0]))
     return loss
 
 
@@ -114,6 +114,6 @@ def mean_squared_error_backward(
     scale = number(op, "scale", scale)
     dpredictions = result(op, out, ps.shape, (predictions, targets))
     _core.mean_squared_error_backward(
-        ps.reshape(shape), ts.reshape(shape), dpredictions.reshape(shape), number(op, "scale", scale)
+        reshaped(ps, shape), reshaped(ts, shape), reshaped(dpredictions, shape), number(op, "scale", scale)
     )
     return dpredictions

@@ -7,7 +7,7 @@ import math
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._arrays import Float32, as_float32, integer, number, require_shape, result
+from fastbn._arrays import Float32, as_float32, integer, number, require_shape, reshaped, result
 from fastbn.ops._options import Activation, activation_code
 
 
@@ -34,7 +34,7 @@ def activation_forward(
     alpha = number(op, "alpha", alpha)
     shape = _matrix_shape(op, xs.shape, code)
     y = result(op, out, xs.shape, (x,), in_place=x)
-    _core.activation_forward(xs.reshape(shape), y.reshape(shape), code, alpha)
+    _core.activation_forward(reshaped(xs, shape), reshaped(y, shape), code, alpha)
     return y
 
 
@@ -60,7 +60,7 @@ def activation_backward(
     alpha = number(op, "alpha", alpha)
     shape = _matrix_shape(op, dys.shape, code)
     dx = result(op, out, dys.shape, (dy, y), in_place=dy)
-    _core.activation_backward(dys.reshape(shape), ys.reshape(shape), dx.reshape(shape), code, alpha)
+    _core.activation_backward(reshaped(dys, shape), reshaped(ys, shape), reshaped(dx, shape), code, alpha)
     return dx
 
 
