@@ -74,9 +74,9 @@ struct View {
 
 // Whether `value` is a NumPy array (no subclass) of this dtype, C-contiguous and aligned: what kernels take as it is.
 bool is_plain(const py::object& value, const py::object& dtype);
-// Whether there are as many arrays as (shape, dtype) wanted, a result of each can be computed into its array, and all
-// lie apart from each other and from all arrays among `inputs` (by their ends: arrays that interleave count as
-// overlapping).
+// Whether there are as many arrays as (shape, dtype) wanted (None: none is, and anything may stand there), a result of
+// each can be computed into its array, and all lie apart from each other and from all arrays among `inputs` (by their
+// ends: arrays that interleave count as overlapping).
 bool fit_results(const py::sequence& arrays, const py::sequence& wanted, const py::sequence& inputs);
 
 class Operands {

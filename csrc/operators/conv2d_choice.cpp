@@ -10,8 +10,9 @@ namespace {
 
 // Time of a pass over one image, in vector multiply-adds. The constants are fixed, so that a shape gets the same
 // algorithm on every machine. Transforms count by the loads, stores and sums of a vector of a tile. A vector of weights
-// (of products, in backward_filter) that does not stay in the cache is written and read once for each group of images.
-// Fitted to the 3x3 layers of ResNets with 16 to 512 channels.
+// (of products, in backward_filter) that does not stay in the cache is written and read once for each group of images:
+// nine vectors of taps are read for 16 of tile 2, and for 36 of tile 4. Fitted to 3x3 layers of 16 to 512 channels on
+// images of 4x4 to 56x56.
 constexpr double kSource[2] = {420, 200};  // of tile 4, of tile 2
 constexpr double kResult[2] = {320, 150};  // or the gradient, in backward_filter
 constexpr double kCached = 8, kWeights[2] = {12, 45}, kDirectWeights = 12, kSums = 28;

@@ -23,8 +23,8 @@ namespace fastbn {
 
 // Parts of the numeric plan: they decide bits, so they depend on nothing that is measured.
 inline constexpr int64_t kChunks = 16;  // of a batch: tasks of a samples phase, and partial weight gradients
-// Columns of a feature axis to a task: an eighth, so that there is work for some threads, but no more than many need
-// not wait for. What a task packs again for its own columns is less with wide ones.
+// An eighth of a feature axis to a task, and at most so many columns: enough tasks for some threads, and wide ones,
+// since each packs the gradient again for its own columns.
 inline constexpr int64_t kSlices = 8, kWidestSlice = 128;
 inline constexpr int64_t kSmallKernelBytes = 65536;  // a dense kernel that a chunk may stream without a thought
 inline constexpr int64_t kCacheAdvantage = 8;        // a byte from the cache costs an eighth of one from memory
