@@ -10,7 +10,7 @@
 namespace fastbn {
 namespace FASTBN_ISA {
 
-// The nearest of x and the limit's side; NaN stays NaN.
+// The greater, and the smaller, of x and the limit; NaN stays NaN.
 FASTBN_INLINE vfloat at_least(vfloat x, float limit) {
 #if defined(__AVX512F__)
   return (vfloat)_mm512_maskz_max_ps(0xffff, (__m512)broadcast(limit), (__m512)x);
@@ -95,13 +95,14 @@ FASTBN_INLINE vfloat log(vfloat x) {
   return (x >= vfloat{}) ? y : nan;
 }
 
-// 1 / (1 + e^-x) with e^-x = 2^n (1 + t). The sum is 1 + 2^n, exact for n < 24, and 2^n t, rounded once; this rounding
-// and the quotient's are known, and taken back to first order.
+// 1 / (1 + e^-x) with e^-x = 2^n (1 + t). The sum is 1 + 2^n, exact for |n| < 24, and 2^n t. What its two roundings
+// lost is known, and with FMA the quotient's, too; both are given back to first order.
 FASTBN_INLINE vfloat sigmoid(vfloat x) {
-  // Beyond these the result is subnormal, which is flushed, or 1; NaN stays.
+  // Beyond these the result is subnormal, which tasks flush where a processor can, or 1; NaN stays.
   const Reduced e = exp_reduced(-at_most(at_least(x, -87.5f), 87.0f));
   const vfloat power = scale_by_power(broadcast(1.0f), e.n), whole = power + 1.0f;
-  const vfloat sum = fma(power, e.t, whole), rest = fma(power, e.t, whole - sum);
+  const vfloat sum = fma(power, e.t, whole);
+  const vfloat rest = fma(power, e.t, whole - sum) + (1.0f - (whole - power));
   const vfloat y = 1.0f / sum;
   vfloat correction = -rest * y;
 #if FASTBN_HAS_FMA

@@ -217,6 +217,7 @@ template <class Form>
 void kernel(const float* taps, int64_t tap, float* u, int64_t point, int64_t count) {
   constexpr int n = Form::kPoints;
   for (int64_t c = 0; c < count; c += kLanes) {
+    // Where all taps of a panel lie in a row, these are of the next channels; elsewhere nothing of use.
     FASTBN_UNROLL
     for (int t = 0; t < 9; ++t) __builtin_prefetch(taps + (9 + t) * tap + c);
     vfloat half[n][3];

@@ -30,7 +30,7 @@ struct WinogradTile {
   const float* m;
   int64_t point;
   float* y;
-  const float* next;  // y of the tile that follows, which is fetched meanwhile
+  const float* next;  // y of a tile that follows, which is fetched meanwhile; not read or written
   int64_t row, pixel;
   int64_t rows, columns;  // of the tile that are stored
   int64_t channels;

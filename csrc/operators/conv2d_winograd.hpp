@@ -42,8 +42,8 @@ class WinogradCorrelation final : public Correlation {
   bool late_;
 
   int64_t points() const { return int64_t{form->points} * form->points; }
-  // Weights that the second cache does not hold once they are transformed are packed as taps and transformed late, for
-  // each block of tiles: a few channels at a time, which it does hold.
+  // Weights that no cache holds beside all else once they are transformed (kEarlyWeights) are packed as taps and
+  // transformed late, for each block of tiles: so many channels at a time, which the second cache does hold.
   static constexpr int64_t kLateDepth = 64;
   int64_t chunk_depth() const { return late_ ? std::min(kLateDepth, depth) : depth; }
   int64_t block_tiles() const;

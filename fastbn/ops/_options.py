@@ -86,7 +86,7 @@ _NEEDS = frozenset(("x", "kernel", "bias"))
 
 def check_need(operation: str, need: Collection[str]) -> None:
     try:
-        selects = isinstance(need, Collection) and not isinstance(need, str) and _NEEDS.issuperset(need)
+        selects = isinstance(need, Collection) and not isinstance(need, (str, bytes)) and _NEEDS.issuperset(need)
     except TypeError:  # something that no set can hold
         selects = False
     if not selects:

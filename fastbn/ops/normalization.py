@@ -37,8 +37,6 @@ class _Axis:
     """How an array with its channels at `axis` is seen as a (rows, channels) matrix."""
 
     def __init__(self, operation: str, shape: Shape, axis: int) -> None:
-        if len(shape) < 2:
-            raise ValueError(f"{operation}: x must have rank 2 or more. Received: x.shape={shape}")
         if not -len(shape) <= axis < len(shape):
             raise ValueError(f"{operation}: axis must name an axis of x. Received: axis={axis}, x.shape={shape}")
         self.operation = operation
@@ -90,6 +88,8 @@ _view = functools.lru_cache(maxsize=256)(_Axis)  # a microsecond for each call o
 
 def _begin(operation: str, x: npt.ArrayLike, axis: Any) -> tuple[_Axis, Float32]:
     array = as_float32(operation, "x", x)
+    if array.ndim < 2:
+        raise ValueError(f"{operation}: x must have rank 2 or more. Received: x.shape={array.shape}")
     view = _view(operation, array.shape, integer(operation, "axis", axis))
     return view, view.matrix(array)
 

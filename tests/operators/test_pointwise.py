@@ -44,6 +44,14 @@ def test_every_magnitude(name, isa):
     assert_within(ops.activation_forward(x, name), y, 8 * UNIT * np.abs(np.where(np.isfinite(y), y, 0.0)) + 1.2e-38)
 
 
+def test_sigmoid_where_float_holds_no_one_beside_its_exponential(isa):
+    """Every number of [-18, -15.5]: 1 + e^-x loses the one at 2^24."""
+    first, end = (int(np.float32(v).view(np.uint32)) for v in (-15.5, -18.0))
+    x = np.arange(first, end, dtype=np.uint32).view(np.float32)
+    y = oracles.activation_forward(x.astype(np.float64), "sigmoid", ALPHA)
+    assert_within(ops.activation_forward(x, "sigmoid"), y, 2 * np.spacing(y.astype(np.float32)).astype(np.float64))
+
+
 @pytest.mark.parametrize(
     ("x", "y"),
     [
