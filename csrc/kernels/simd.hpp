@@ -152,18 +152,31 @@ FASTBN_INLINE vdouble fma(vdouble a, vdouble b, vdouble c) {
 #endif
 }
 
-// v where it is not less than 0, else 0; NaN stays NaN: these maxima return their second operand where one is NaN.
-FASTBN_INLINE vfloat positive_part(vfloat v) {
+// The greater, and the smaller, of v and a limit; NaN stays NaN: the instructions return their second operand where one
+// is NaN.
+FASTBN_INLINE vfloat at_least(vfloat v, float limit) {
 #if defined(__AVX512F__)
-  return (vfloat)_mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), (__m512)v);
+  return (vfloat)_mm512_maskz_max_ps(0xffff, (__m512)broadcast(limit), (__m512)v);
 #elif defined(__AVX2__)
-  return (vfloat)_mm256_max_ps(_mm256_setzero_ps(), (__m256)v);
+  return (vfloat)_mm256_max_ps((__m256)broadcast(limit), (__m256)v);
 #elif defined(__SSE2__)
-  return (vfloat)_mm_max_ps(_mm_setzero_ps(), (__m128)v);
+  return (vfloat)_mm_max_ps((__m128)broadcast(limit), (__m128)v);
 #else
-  return v < vfloat{} ? vfloat{} : v;
+  return v < broadcast(limit) ? broadcast(limit) : v;
 #endif
 }
+FASTBN_INLINE vfloat at_most(vfloat v, float limit) {
+#if defined(__AVX512F__)
+  return (vfloat)_mm512_maskz_min_ps(0xffff, (__m512)broadcast(limit), (__m512)v);
+#elif defined(__AVX2__)
+  return (vfloat)_mm256_min_ps((__m256)broadcast(limit), (__m256)v);
+#elif defined(__SSE2__)
+  return (vfloat)_mm_min_ps((__m128)broadcast(limit), (__m128)v);
+#else
+  return v > broadcast(limit) ? broadcast(limit) : v;
+#endif
+}
+FASTBN_INLINE vfloat positive_part(vfloat v) { return at_least(v, 0.0f); }
 
 FASTBN_INLINE vfloat square_root(vfloat v) {
 #if defined(__AVX512F__)

@@ -10,26 +10,6 @@
 namespace fastbn {
 namespace FASTBN_ISA {
 
-// The greater, and the smaller, of x and the limit; NaN stays NaN.
-FASTBN_INLINE vfloat at_least(vfloat x, float limit) {
-#if defined(__AVX512F__)
-  return (vfloat)_mm512_maskz_max_ps(0xffff, (__m512)broadcast(limit), (__m512)x);
-#elif defined(__AVX2__)
-  return (vfloat)_mm256_max_ps((__m256)broadcast(limit), (__m256)x);
-#else
-  return x < broadcast(limit) ? broadcast(limit) : x;
-#endif
-}
-FASTBN_INLINE vfloat at_most(vfloat x, float limit) {
-#if defined(__AVX512F__)
-  return (vfloat)_mm512_maskz_min_ps(0xffff, (__m512)broadcast(limit), (__m512)x);
-#elif defined(__AVX2__)
-  return (vfloat)_mm256_min_ps((__m256)broadcast(limit), (__m256)x);
-#else
-  return x > broadcast(limit) ? broadcast(limit) : x;
-#endif
-}
-
 FASTBN_INLINE vfloat from_bits(vint v) { return (vfloat)v; }
 FASTBN_INLINE vint bits(vfloat v) { return (vint)v; }
 FASTBN_INLINE vfloat absolute(vfloat v) { return from_bits(bits(v) & broadcast_int(0x7fffffff)); }

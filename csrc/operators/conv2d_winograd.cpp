@@ -55,7 +55,7 @@ WinogradCorrelation::WinogradCorrelation(const Conv2dGeometry& g, bool backward_
       tiles_x((to_width + tile - 1) / tile),
       panel(kernels().gemm.panel_floats),
       lanes(kernels().vector_floats),
-      late_(points() * depth * outputs > kEarlyWeights) {}
+      late(points() * depth * outputs > kEarlyWeights) {}
 
 int64_t WinogradCorrelation::block_tiles() const {
   if (points() * depth * outputs > kCachedWeights) return kMostTiles;
@@ -73,7 +73,7 @@ void WinogradCorrelation::pack(const float* kernel, float* packed, Range units_)
     float* u = packed + unit * unit_floats();
     for (int64_t c = 0; c < depth; c += kTapsDepth) {
       const int64_t deep = std::min(kTapsDepth, depth - c);
-      float* taps = late_ ? u + 9 * c * wide : own;
+      float* taps = late ? u + 9 * c * wide : own;
       for (int64_t t = 0; t < 9; ++t) {
         float* to = taps + t * deep * wide;
         if (backward) {  // turned by 180 degrees
@@ -82,7 +82,7 @@ void WinogradCorrelation::pack(const float* kernel, float* packed, Range units_)
           k.pack(kernel + t * tap + c * row + j, row, deep, n, wide, to);
         }
       }
-      if (!late_) form->kernel(taps, deep * wide, u + c * wide, kernel_point(depth), deep * wide);
+      if (!late) form->kernel(taps, deep * wide, u + c * wide, kernel_point(depth), deep * wide);
     }
   }
 }
@@ -91,7 +91,7 @@ void WinogradCorrelation::run(const float* source, const float* packed, const fl
                               float alpha, float* to, Range images, Range rows_, Range units_, float* scratch) const {
   const int64_t of_image = rows_.size() * tiles_x, total = images.size() * of_image;
   if (total <= 0) return;
-  const int64_t blocks = parts_of_at_most(total, block_tiles()), most = block_tiles();
+  const int64_t most = block_tiles(), blocks = parts_of_at_most(total, most);
   const int64_t chunk = chunk_depth(), chunks = parts_of_at_most(depth, chunk);
   float* v = scratch;
   float* m = v + chunks * points() * patch_point(most);
@@ -138,7 +138,7 @@ void WinogradCorrelation::run(const float* source, const float* packed, const fl
         a.a_row = round_up(a.k, lanes);
         a.start = c > 0 ? GemmStart::kChain : GemmStart::kZero;
         const float* u = packed + unit * unit_floats();
-        if (late_) {
+        if (late) {
           transform_taps(u + 9 * c * wide, a.k, wide, own_u);
           u = own_u;
         }

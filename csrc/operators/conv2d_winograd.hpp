@@ -25,7 +25,7 @@ class WinogradCorrelation final : public Correlation {
   int64_t packed_size() const override { return units() * unit_floats(); }
   int64_t scratch() const override {
     return points() * (parts_of_at_most(depth, chunk_depth()) * patch_point(block_tiles()) +
-                       panel_point(block_tiles()) + (late_ ? kernel_point(chunk_depth()) : 0));
+                       panel_point(block_tiles()) + (late ? kernel_point(chunk_depth()) : 0));
   }
   void pack(const float* kernel, float* packed, Range units) const override;
   void run(const float* source, const float* packed, const float* bias, int32_t activation, float alpha, float* to,
@@ -39,15 +39,15 @@ class WinogradCorrelation final : public Correlation {
   int64_t pad_top, pad_left;
   int64_t tiles_y, tiles_x;
   int64_t panel, lanes;
-  bool late_;
+  bool late;
 
   int64_t points() const { return int64_t{form->points} * form->points; }
   // Weights that no cache holds beside all else once they are transformed (kEarlyWeights) are packed as taps and
   // transformed late, for each block of tiles: so many channels at a time, which the second cache does hold.
   static constexpr int64_t kLateDepth = 64;
-  int64_t chunk_depth() const { return late_ ? std::min(kLateDepth, depth) : depth; }
+  int64_t chunk_depth() const { return late ? std::min(kLateDepth, depth) : depth; }
   int64_t block_tiles() const;
-  int64_t unit_floats() const { return late_ ? 9 * depth * panel : points() * kernel_point(depth); }
+  int64_t unit_floats() const { return late ? 9 * depth * panel : points() * kernel_point(depth); }
   // Floats from one point to the next of `tiles` transformed patches, of one panel of products and of `count` channels
   // of a panel of weights. The additional ones keep the points from falling into the same lines of the cache.
   int64_t patch_point(int64_t tiles) const { return tiles * round_up(chunk_depth(), lanes) + 16; }
