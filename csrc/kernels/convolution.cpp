@@ -150,11 +150,19 @@ FASTBN_INLINE void for_reached(Body body) {
   });
 }
 
-// What a strip reads next comes from further on than hardware looks: the vectors of the next channels where a pixel has
-// many, else the rows below.
+// What a strip reads next comes from further on than hardware looks: the vectors of the next channels and after them
+// the first ones of the next strip, `to_next` floats from this one, where a pixel has many channels, else the rows
+// below.
 constexpr int64_t kManyChannels = 128;
-FASTBN_INLINE int64_t ahead(const DepthwiseBlockArgs& g, int64_t rows) {
-  return g.channels >= kManyChannels ? 2 * kLanes : rows * g.stride * g.x_up;
+FASTBN_INLINE int64_t ahead(int64_t c, int64_t channels, int64_t to_next, int64_t to_below) {
+  constexpr int64_t kAhead = 2 * kLanes;
+  if (channels < kManyChannels) return to_below;
+  return c + kAhead < channels ? kAhead : to_next + kAhead - channels;
+}
+
+// From a strip at column i to the one that is walked after it, in an array of which it takes `width` columns.
+FASTBN_INLINE int64_t to_next_strip(bool last, int64_t i, int64_t width, int64_t channels, int64_t to_below) {
+  return last ? to_below - i * channels : width * channels;
 }
 
 // A vector of channels of a strip, `rows` x Columns outputs, from its first row to its last: the sums of the rows that
@@ -162,7 +170,7 @@ FASTBN_INLINE int64_t ahead(const DepthwiseBlockArgs& g, int64_t rows) {
 // Bits of `along`: columns that are not padding.
 template <int Stride, int Columns, bool Whole>
 FASTBN_INLINE void walk_strip(const DepthwiseBlockArgs& g, int64_t r, int64_t rows, int64_t at, float* y,
-                              unsigned along, int64_t c, int64_t lanes) {
+                              unsigned along, int64_t next, int64_t c, int64_t lanes) {
   vfloat w[3][3], sum[slots(Stride)][Columns];
   FASTBN_UNROLL
   for (int u = 0; u < 3; ++u) {
@@ -173,7 +181,6 @@ FASTBN_INLINE void walk_strip(const DepthwiseBlockArgs& g, int64_t r, int64_t ro
     sum[i.value / Columns][i.value % Columns] = vfloat{};
   });
   const int64_t count = (rows - 1) * Stride + 3, begin = g.row_begin - r * Stride, end = g.row_end - r * Stride;
-  const int64_t next = ahead(g, rows);
   for (int64_t first = 0; first < count; first += period(Stride)) {
     for_each_constant<period(Stride)>([&](auto step) __attribute__((always_inline)) {
       constexpr int row = step.value, done = row + period(Stride) - 2;
@@ -211,10 +218,13 @@ FASTBN_INLINE void strip_channels(const DepthwiseBlockArgs& g, int64_t r, int64_
   const unsigned along = inside(i * Stride, reach(Stride, Columns), g.column_begin, g.column_end);
   const int64_t at = g.origin + Stride * (r * g.x_up + i * g.channels);
   float* y = g.y + r * g.y_up + i * g.y_step;
+  const int64_t to_below = rows * Stride * g.x_up;
+  const int64_t to_next = to_next_strip(i + Columns >= g.columns, i * Stride, Columns * Stride, g.channels, to_below);
   // A store to two lines costs more than a load from two, unless there are four times as many of these.
   for_channels(
       Stride == 1 ? y : g.x, g.channels, [&](auto whole, int64_t c, int64_t lanes) __attribute__((always_inline)) {
-        walk_strip<Stride, Columns, whole.value != 0>(g, r, rows, at + c, y, along, c, lanes);
+        const int64_t next = ahead(c, g.channels, to_next, to_below);
+        walk_strip<Stride, Columns, whole.value != 0>(g, r, rows, at + c, y, along, next, c, lanes);
       });
 }
 
@@ -303,72 +313,61 @@ void depthwise_filter_row(const DepthwiseFilterArgs& g) {
   }
 }
 
-// A window of three columns of sources slides along by the stride: a column is read once.
-template <int Stride, int Rows>
-struct Window {
-  vfloat column[3][reach(Stride, Rows)];
-};
-// The columns v >= First of a window whose column 0 stands at column[Oldest]. Edge: those of `along` only.
-template <int Stride, int Rows, bool Whole, int Oldest, int First, bool Edge>
-FASTBN_INLINE void read_columns(const DepthwiseFilterBlockArgs& g, unsigned up, unsigned along, int64_t at,
-                                int64_t lanes, Window<Stride, Rows>& window) {
-  for_each_constant<reach(Stride, Rows)>([&](auto row) __attribute__((always_inline)) {
-    if ((up >> row.value & 1) == 0) return;
-    for_each_constant<3, First>([&](auto v) __attribute__((always_inline)) {
-      if (Edge && (along >> v.value & 1) == 0) return;
-      const float* p = g.x + (at + row.value * g.x_up + v.value * g.channels);
-      window.column[(Oldest + v.value) % 3][row.value] = load_channels<Whole>(p, lanes);
-    });
+// A source row of a strip times the row of the gradient that it reaches by the taps of row `Up`.
+template <int Stride, int Columns, int Row, int Up, bool Whole>
+FASTBN_INLINE void multiply_row(const DepthwiseFilterBlockArgs& g, const float* x, unsigned along, int64_t next,
+                                int64_t lanes, const vfloat (&d)[slots(Stride)][Columns], vfloat (&sum)[3][3]) {
+  for_each_constant<reach(Stride, Columns)>([&](auto column) __attribute__((always_inline)) {
+    if ((along >> column.value & 1) == 0) return;
+    const float* p = x + column.value * g.channels;
+    const vfloat source = load_channels<Whole>(p, lanes);
+    __builtin_prefetch(p + next, 0, 2);
+    for_reached<Stride, Columns, Row, column.value>([&](auto u, auto v, auto slot, auto i)
+                                                        __attribute__((always_inline)) {
+                                                          if constexpr (Up == u.value) {
+                                                            vfloat& to = sum[u.value][v.value];
+                                                            to = fma(source, d[slot.value][i.value], to);
+                                                          }
+                                                        });
   });
 }
 
-template <int Stride, int Rows, bool Whole, int Oldest, bool Edge>
-FASTBN_INLINE void multiply_window(const DepthwiseFilterBlockArgs& g, unsigned up, unsigned along, const float* dy,
-                                   int64_t lanes, const Window<Stride, Rows>& window, vfloat (&sum)[3][3]) {
-  FASTBN_UNROLL
-  for (int r = 0; r < Rows; ++r) {
-    const vfloat d = load_channels<Whole>(dy + r * g.dy_up, lanes);
-    FASTBN_UNROLL
-    for (int u = 0; u < 3; ++u) {
-      if ((up >> (r * Stride + u) & 1) == 0) continue;
-      for_each_constant<3>([&](auto v) __attribute__((always_inline)) {
-        if (Edge && (along >> v.value & 1) == 0) return;
-        sum[u][v.value] = fma(window.column[(Oldest + v.value) % 3][r * Stride + u], d, sum[u][v.value]);
-      });
-    }
-  }
-}
-
-template <int Stride, int Rows, bool Whole>
-FASTBN_INLINE void filter_window(const DepthwiseFilterBlockArgs& g, unsigned up, int64_t c, int64_t lanes) {
-  vfloat sum[3][3];
+// As walk_strip, with the rows of the gradient that a source row reaches in the place of its sums.
+template <int Stride, int Columns, bool Whole>
+FASTBN_INLINE void walk_filter_strip(const DepthwiseFilterBlockArgs& g, int64_t r, int64_t rows, const float* x,
+                                     const float* dy, unsigned along, int64_t x_next, int64_t dy_next, int64_t c,
+                                     int64_t lanes) {
+  vfloat sum[3][3], d[slots(Stride)][Columns] = {};
   FASTBN_UNROLL
   for (int u = 0; u < 3; ++u) {
     FASTBN_UNROLL
     for (int v = 0; v < 3; ++v) sum[u][v] = load_channels<Whole>(g.dw + (3 * u + v) * g.channels + c, lanes);
   }
-  Window<Stride, Rows> window{};
-  // Column i of the gradient, i modulo 3 a constant: only the first and the last one have padding beside them.
-  const auto step = [&](int64_t i, auto times, auto first, auto edge) __attribute__((always_inline)) {
-    constexpr int kOldest = times.value * Stride % 3;
-    constexpr bool kEdge = edge.value != 0;
-    const int64_t at = g.origin + i * Stride * g.channels + c;
-    const float* dy = g.dy + i * g.channels + c;
-    const unsigned along = kEdge ? inside(i * Stride, 3, g.column_begin, g.column_end) : 7;
-    read_columns<Stride, Rows, Whole, kOldest, first.value, kEdge>(g, up, along, at, lanes, window);
-    multiply_window<Stride, Rows, Whole, kOldest, kEdge>(g, up, along, dy, lanes, window, sum);
-  };
-  constexpr Constant<3 - Stride> kNew{};  // columns of a window before it were in the one to the left
-  step(0, Constant<0>{}, Constant<0>{}, Constant<1>{});
-  int64_t i = 1;
-  for (; i + 3 < g.columns; i += 3) {
-    step(i, Constant<1>{}, kNew, Constant<0>{});
-    step(i + 1, Constant<2>{}, kNew, Constant<0>{});
-    step(i + 2, Constant<3>{}, kNew, Constant<0>{});
+  const int64_t last = (rows - 1) * Stride;  // source row at which the last row of the gradient begins
+  const int64_t begin = g.row_begin - r * Stride, end = g.row_end - r * Stride;
+  for (int64_t first = 0; first < last + 3; first += period(Stride)) {
+    for_each_constant<period(Stride)>([&](auto step) __attribute__((always_inline)) {
+      constexpr int row = step.value;
+      const int64_t source_row = first + row;
+      if (source_row >= last + 3) return;
+      if (row % Stride == 0 && source_row <= last) {
+        FASTBN_UNROLL
+        for (int i = 0; i < Columns; ++i) {
+          const float* p = dy + i * g.channels;
+          d[row / Stride % slots(Stride)][i] = load_channels<Whole>(p, lanes);
+          __builtin_prefetch(p + dy_next, 0, 2);
+        }
+        dy += g.dy_up;
+      }
+      if (source_row >= begin && source_row < end) {
+        for_each_constant<3>([&](auto u) __attribute__((always_inline)) {
+          if (u.value > source_row || source_row - u.value > last) return;
+          multiply_row<Stride, Columns, row, u.value, Whole>(g, x, along, x_next, lanes, d, sum);
+        });
+      }
+      x += g.x_up;
+    });
   }
-  if (i < g.columns) step(i, Constant<1>{}, kNew, Constant<1>{});
-  if (i + 1 < g.columns) step(i + 1, Constant<2>{}, kNew, Constant<1>{});
-  if (i + 2 < g.columns) step(i + 2, Constant<3>{}, kNew, Constant<1>{});
   FASTBN_UNROLL
   for (int u = 0; u < 3; ++u) {
     FASTBN_UNROLL
@@ -376,28 +375,43 @@ FASTBN_INLINE void filter_window(const DepthwiseFilterBlockArgs& g, unsigned up,
   }
 }
 
-template <int Stride, int Rows>
-FASTBN_INLINE void filter_rows(const DepthwiseFilterBlockArgs& g) {
-  const unsigned up = inside(0, reach(Stride, Rows), g.row_begin, g.row_end);
+template <int Stride, int Columns>
+FASTBN_INLINE void filter_strip(const DepthwiseFilterBlockArgs& g, int64_t r, int64_t rows, int64_t i) {
+  const unsigned along = inside(i * Stride, reach(Stride, Columns), g.column_begin, g.column_end);
+  const int64_t at = g.origin + Stride * (r * g.x_up + i * g.channels);
+  const float* dy = g.dy + r * g.dy_up + i * g.channels;
+  const bool last = i + Columns >= g.columns;
+  const int64_t x_below = rows * Stride * g.x_up, dy_below = rows * g.dy_up;
+  const int64_t x_strip = to_next_strip(last, i * Stride, Columns * Stride, g.channels, x_below);
+  const int64_t dy_strip = to_next_strip(last, i, Columns, g.channels, dy_below);
   for_channels(
       g.x, g.channels, [&](auto whole, int64_t c, int64_t lanes) __attribute__((always_inline)) {
-        filter_window<Stride, Rows, whole.value != 0>(g, up, c, lanes);
+        const int64_t x_next = ahead(c, g.channels, x_strip, x_below);
+        const int64_t dy_next = ahead(c, g.channels, dy_strip, dy_below);
+        walk_filter_strip<Stride, Columns, whole.value != 0>(g, r, rows, g.x + (at + c), dy + c, along, x_next, dy_next,
+                                                             c, lanes);
       });
 }
 
-constexpr int kFilterRows = kManyRegisters ? 2 : 0;  // sixteen registers do not hold nine sums and a window
+// Higher than the strips of outputs: each reads and writes its nine sums.
+constexpr int64_t kFilterHigh = 14;
+constexpr int kFilterNarrow = 3;
 
 template <int Stride>
-void filter_blocks(const DepthwiseFilterBlockArgs& g) {
-  if (g.rows == kFilterRows) {
-    filter_rows<Stride, kFilterRows>(g);
-  } else {
-    filter_rows<Stride, 1>(g);
+void filter_strips(const DepthwiseFilterBlockArgs& g) {
+  const int64_t strips = (g.rows + kFilterHigh - 1) / kFilterHigh, height = (g.rows + strips - 1) / strips;
+  for (int64_t r = 0; r < g.rows; r += height) {
+    const int64_t rows = g.rows - r < height ? g.rows - r : height;
+    int64_t i = 0;
+    for (; i + kWide <= g.columns; i += kWide) filter_strip<Stride, kWide>(g, r, rows, i);
+    for (; i + kFilterNarrow <= g.columns; i += kFilterNarrow) filter_strip<Stride, kFilterNarrow>(g, r, rows, i);
+    for (; i < g.columns; ++i) filter_strip<Stride, 1>(g, r, rows, i);
   }
 }
 
+// Sixteen registers do not hold nine sums and the rows of the gradient.
 void depthwise_filter_block(const DepthwiseFilterBlockArgs& g) {
-  if constexpr (kFilterRows > 0) g.stride == 1 ? filter_blocks<1>(g) : filter_blocks<2>(g);
+  if constexpr (kManyRegisters) g.stride == 1 ? filter_strips<1>(g) : filter_strips<2>(g);
 }
 
 }  // namespace
@@ -407,7 +421,7 @@ void fill_convolution(ConvolutionKernels& table) {
   table.depthwise_block = depthwise_block;
   table.depthwise_filter_row = depthwise_filter_row;
   table.depthwise_filter_block = depthwise_filter_block;
-  table.filter_rows = kFilterRows;
+  table.filter_blocks = kManyRegisters;
 }
 
 }  // namespace FASTBN_ISA

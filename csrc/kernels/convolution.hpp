@@ -52,12 +52,10 @@ struct DepthwiseFilterArgs {
   int64_t x_up, x_along, dw_up;
 };
 
-// Rows of the gradient of 3x3 taps, no dilation, stride s of 1 or 2: dw[(3 u + v) * channels + c] goes on by x[(r s +
-// u)
-// * x_up + (i s + v) * channels + c] dy[r * dy_up + i * channels + c], i in order and, for one i, r in [0, rows) in
-// order; rows <= filter_rows. Sources whose row lies outside [row_begin, row_end) or whose column lies outside
-// [column_begin, column_end) are padding, left out and never read; of columns only the first and the last output may
-// have some beside them.
+// A band of the gradient of 3x3 taps, no dilation, stride s of 1 or 2: dw[(3 u + v) * channels + c] goes on by
+// x[(r s + u) * x_up + (i s + v) * channels + c] dy[r * dy_up + i * channels + c], r in [0, rows), i in [0, columns),
+// in an order that depends on the extents alone. Sources whose row r s + u lies outside [row_begin, row_end) or whose
+// column i s + v lies outside [column_begin, column_end) are padding, left out and never read.
 struct DepthwiseFilterBlockArgs {
   const float* x;
   int64_t origin;
@@ -73,7 +71,7 @@ struct ConvolutionKernels {
   void (*depthwise_block)(const DepthwiseBlockArgs& args);
   void (*depthwise_filter_row)(const DepthwiseFilterArgs& args);
   void (*depthwise_filter_block)(const DepthwiseFilterBlockArgs& args);
-  int64_t filter_rows;  // 0: no blocks, rows one by one are faster
+  bool filter_blocks;  // false: rows one by one are faster
 };
 
 #ifdef FASTBN_ISA

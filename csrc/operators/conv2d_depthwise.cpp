@@ -35,12 +35,6 @@ bool takes_blocks(const Axis& y, const Axis& x) {
   return three(y) && three(x) && y.stride == x.stride && y.stride <= 2;
 }
 
-// Padding of three taps beside the first and the last output of an axis only.
-bool narrow_padding(const Axis& axis, int64_t extent) {
-  const int64_t second = axis.base + axis.stride, last_but_one = axis.base + (axis.count - 2) * axis.stride;
-  return axis.count < 2 || (second >= 0 && last_but_one + 2 < extent);
-}
-
 }  // namespace
 
 bool is_depthwise(const Conv2dGeometry& g) {
@@ -165,9 +159,7 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
   const int64_t channels = g.in_channels, pitch = g.width * channels;
   const Axis up = forward_axis(g.out_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top);
   const Axis along = forward_axis(g.out_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left);
-  const int64_t most = kernels().convolution.filter_rows;
-  const bool blocks = most > 0 && takes_blocks(up, along) && narrow_padding(along, g.width);
-  if (fresh) std::fill_n(dkernel, g.kernel_size(), 0.0f);
+  const bool blocks = kernels().convolution.filter_blocks && takes_blocks(up, along);
   DepthwiseFilterArgs a{};
   a.channels = channels;
   a.x_step = along.stride * channels;
@@ -178,7 +170,8 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
     const int64_t image = at / bands(), y0 = at % bands() * band_rows();
     const float* from = x + image * g.in_size();
     const float* gradient = dy + image * g.out_size();
-    std::fill_n(scratch, g.kernel_size(), 0.0f);
+    float* sums = fresh && at == granule.begin ? dkernel : scratch;
+    std::fill_n(sums, g.kernel_size(), 0.0f);
     const int64_t y1 = std::min(g.out_height, y0 + band_rows());
     const auto row_part = [&](int64_t i, int64_t first, int64_t count, Range v) {
       const Range u = taps_inside(up, i, g.height);
@@ -187,7 +180,7 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
       a.x = from + (i * up.stride + up.base + u.begin * up.delta) * pitch +
             (first * along.stride + along.base + v.begin * along.delta) * channels;
       a.dy = gradient + (i * g.out_width + first) * channels;
-      a.dw = scratch + (u.begin * g.kernel_width + v.begin) * channels;
+      a.dw = sums + (u.begin * g.kernel_width + v.begin) * channels;
       a.columns = count;
       a.taps_along = v.size();
       kernels().convolution.depthwise_filter_row(a);
@@ -195,7 +188,7 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
     if (blocks) {
       DepthwiseFilterBlockArgs block{};
       block.x = from;
-      block.dw = scratch;
+      block.dw = sums;
       block.columns = g.out_width;
       block.channels = channels;
       block.stride = up.stride;
@@ -203,19 +196,17 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
       block.dy_up = g.out_width * channels;
       block.column_begin = -along.base;
       block.column_end = g.width - along.base;
-      for (int64_t i = y0; i < y1; i += most) {
-        block.origin = (i * up.stride + up.base) * pitch + along.base * channels;
-        block.dy = gradient + i * block.dy_up;
-        block.rows = std::min(most, y1 - i);
-        block.row_begin = -(i * up.stride + up.base);
-        block.row_end = g.height + block.row_begin;
-        kernels().convolution.depthwise_filter_block(block);
-      }
+      block.origin = (y0 * up.stride + up.base) * pitch + along.base * channels;
+      block.dy = gradient + y0 * block.dy_up;
+      block.rows = y1 - y0;
+      block.row_begin = -(y0 * up.stride + up.base);
+      block.row_end = g.height + block.row_begin;
+      kernels().convolution.depthwise_filter_block(block);
     }
     for (int64_t i = y0; !blocks && i < y1; ++i) {
       for_columns(along, g.width, [&](int64_t first, int64_t count, Range v) { row_part(i, first, count, v); });
     }
-    for (int64_t j = 0; j < g.kernel_size(); ++j) dkernel[j] += scratch[j];
+    for (int64_t j = 0; sums != dkernel && j < g.kernel_size(); ++j) dkernel[j] += sums[j];
   }
 }
 
