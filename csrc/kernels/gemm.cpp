@@ -47,10 +47,32 @@ FASTBN_INLINE void store_lanes(float* p, vfloat v, int64_t lanes) {
 #endif
 }
 
-// Where the rows of a tile are, in bytes from A's first element and in floats from C's.
+constexpr int kLineFloats = 16;
+
+// Where the rows of a tile are, in bytes from A's first element and in floats from C's, and what is read next: p's
+// behind those that fetch C fetch kNextFloats each of it unless it is NULL.
 struct TileRows {
   int64_t a[kMaxRows], c[kMaxRows];
+  const float* next;
 };
+
+// The lines of a row of NV vectors, which need not begin where a line does.
+template <int NV>
+FASTBN_INLINE void fetch_row(const float* c) {
+  FASTBN_UNROLL
+  for (int j = 0; j < NV * kLanes; j += kLineFloats) __builtin_prefetch(c + j, 1);
+  __builtin_prefetch(c + NV * kLanes - 1, 1);
+}
+
+// The weights and the velocity at these lanes after a step of SGD.
+FASTBN_INLINE void update_lanes(const GemmUpdate& u, float* w, float* velocity, vfloat gradient, int64_t lanes) {
+  const vfloat old = load_lanes(w, lanes), kept = fma(-old, broadcast(u.decay), old), rate = broadcast(u.rate);
+  if (!velocity) return store_lanes(w, fma(-rate, gradient, kept), lanes);
+  const vfloat mu = broadcast(u.momentum), step = rate * gradient;
+  const vfloat v = fma(mu, load_lanes(velocity, lanes), -step);
+  store_lanes(velocity, v, lanes);
+  store_lanes(w, kept + (u.nesterov ? fma(mu, v, -step) : v), lanes);
+}
 
 // MR rows of C, all n columns, n in ((NV - 1) * kLanes, NV * kLanes].
 // Not inlined: the caller's loop would let the compiler hoist constants into vector registers and spill accumulators.
@@ -72,21 +94,24 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
     sum[i][NV - 1] = load_lanes(from + (NV - 1) * kLanes, tail);
   }
 
-  // C is fetched for writing while the products are under way; otherwise its misses stall the stores at the end.
-  FASTBN_UNROLL
-  for (int i = 0; i < MR; ++i) {
-    FASTBN_UNROLL
-    for (int v = 0; v < NV; ++v) __builtin_prefetch(g.c + at.c[i] + v * kLanes, 1);
+  // C is fetched for writing while the products are under way; otherwise its misses stall the stores at the end. One
+  // row with each of the first products: all at once they fill the queue of misses, and A and B wait behind them.
+  const int64_t spread = g.batch > 0 ? (g.k < MR ? g.k : MR) : 0;
+  const float* velocity = g.update ? g.update->velocity : nullptr;
+  for (int64_t i = spread; i < MR; ++i) {
+    fetch_row<NV>(g.c + at.c[i]);
+    if (velocity) fetch_row<NV>(velocity + at.c[i]);
   }
 
   int64_t a_at[MR];
   FASTBN_UNROLL
   for (int i = 0; i < MR; ++i) a_at[i] = at.a[i];
   const int64_t a_step = g.a_col * (int64_t)sizeof(float), b_step = g.b_row;
+  const float* next = at.next;
   for (int64_t e = 0; e < g.batch; ++e) {
     const char* a = (const char*)(g.a_offset ? g.a + g.a_offset[e] : g.a);
     const float* b = g.b_offset ? g.b + g.b_offset[e] : g.b;
-    for (int64_t p = g.k; p > 0; --p) {
+    const auto product = [&]() __attribute__((always_inline)) {
       vfloat row[NV];
       FASTBN_UNROLL
       for (int v = 0; v < NV; ++v) row[v] = load(b + v * kLanes);
@@ -98,10 +123,34 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
       }
       a += a_step;
       b += b_step;
+    };
+    int64_t p = 0;
+    for (; e == 0 && p < spread; ++p) {
+      fetch_row<NV>(g.c + at.c[p]);
+      if (velocity) fetch_row<NV>(velocity + at.c[p]);
+      product();
+    }
+    if (next == nullptr) {
+      for (; p < g.k; ++p) product();
+    }
+    for (; p < g.k; ++p) {
+      __builtin_prefetch(next, 0, 2);
+      next += kNextFloats;
+      product();
     }
   }
 
-  if (g.start == GemmStart::kAdd) {
+  if (g.update) {
+    FASTBN_UNROLL
+    for (int i = 0; i < MR; ++i) {
+      float* own = g.update->velocity ? g.update->velocity + at.c[i] : nullptr;
+      FASTBN_UNROLL
+      for (int v = 0; v < NV; ++v) {
+        update_lanes(*g.update, g.c + at.c[i] + v * kLanes, own ? own + v * kLanes : nullptr, sum[i][v],
+                     v + 1 < NV ? kLanes : tail);
+      }
+    }
+  } else if (g.start == GemmStart::kAdd) {
     FASTBN_UNROLL
     for (int i = 0; i < MR; ++i) {
       float* to = g.c + at.c[i];
@@ -180,9 +229,11 @@ void gemm(const GemmArgs& g) {
   int64_t in = g.first_row % g.inner;
   int64_t a_outer = g.first_row / g.inner * g.a_outer, c_outer = g.first_row / g.inner * g.c_outer;
   int64_t a = a_outer + in * g.a_row, c = c_outer + in * g.c_row;
+  const int64_t fetched = g.k * g.batch * kNextFloats;  // by one tile
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t rows = height + (t < higher);
     TileRows at;
+    at.next = t * fetched < g.next_floats ? g.next + t * fetched : nullptr;
     for (int64_t i = 0; i < rows; ++i) {
       at.a[i] = a * (int64_t)sizeof(float);
       at.c[i] = c;

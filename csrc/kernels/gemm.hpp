@@ -13,6 +13,17 @@ enum class GemmStart : int32_t {
   kAdd     // C's old value is added to the sum; no activation
 };
 
+// A step of SGD in the place of the product, as `updates.hpp` has it: the product is the gradient, C the weights, and
+// velocity, where it is not NULL, lies as C does.
+struct GemmUpdate {
+  float rate, decay, momentum;
+  bool nesterov;
+  float* velocity;
+};
+
+// Half a line of memory: faster than whole ones for half the time, or more of them than there are lines.
+inline constexpr int64_t kNextFloats = 8;
+
 // C[i][j] = act(start + sum_e sum_p A_e[i][p] B_e[p][j]), i in [first_row, first_row + m), j in [0, n).
 //
 // A_e = a + a_offset[e], B_e = b + b_offset[e], e in [0, batch); without tables there is one pair. batch or k may be 0.
@@ -38,6 +49,11 @@ struct GemmArgs {
   const float* bias;   // NULL: none
   int32_t activation;  // FBN_LINEAR, FBN_RELU or FBN_LEAKY_RELU
   float alpha;
+  // Read after this call, `next_floats` of it: fetched meanwhile, kNextFloats to each p of a tile; the first of these,
+  // as many as the tile has rows, fetch C instead, and their share is left out.
+  const float* next;
+  int64_t next_floats;
+  const GemmUpdate* update;  // NULL: none; with kZero, no activation
 };
 
 struct GemmKernels {

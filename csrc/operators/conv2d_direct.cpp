@@ -11,6 +11,35 @@ namespace {
 
 constexpr int64_t kTilesOfBlock = 8;  // tiles of rows that share the packed gradient in backward_filter
 
+// What the next block reads, fetched with the products of this one: what hardware fetches for itself neither crosses
+// pages nor follows the steps from pixel to pixel.
+class NextBlock {
+ public:
+  void add(const float* from, int64_t floats) { runs_[count_++] = {from, floats}; }
+
+  // Lets a product fetch about as much as it has time for.
+  void share(GemmArgs* a) {
+    const int64_t tile_rows = kernels().gemm.tile_rows;
+    a->next_floats = 0;
+    if (at_ == count_) return;
+    Run& run = runs_[at_];
+    const int64_t some = std::min(run.floats, (a->m + tile_rows - 1) / tile_rows * a->k * a->batch * kNextFloats);
+    a->next = run.from;
+    a->next_floats = some;
+    run.from += some;
+    run.floats -= some;
+    if (run.floats == 0) ++at_;
+  }
+
+ private:
+  struct Run {
+    const float* from;
+    int64_t floats;
+  };
+  Run runs_[2];
+  int count_ = 0, at_ = 0;
+};
+
 }  // namespace
 
 Axis forward_axis(int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad) {
@@ -168,6 +197,14 @@ void DirectCorrelation::run(const float* source, const float* packed, const floa
           }
         }
       }
+      const int64_t row = width * channels;
+      NextBlock next;
+      if (band.end < q.end) {
+        next.add(source + image * source_size + band.end * stride_y * row, count * band.size() * stride_y * row);
+      } else if (image + count < images.end) {
+        next.add(source + (image + count) * source_size + q.begin * stride_y * row,
+                 count * band.size() * stride_y * row);
+      }
       const auto image_source = [&](int64_t i) {
         return padded ? copies + i * copy_size : source + (image + i) * source_size;
       };
@@ -209,6 +246,7 @@ void DirectCorrelation::run(const float* source, const float* packed, const floa
                     (x.base + pad_left) * channels + group * depth;
               a.c = to + (image + i) * to_size + group * outputs + j +
                     ((y.first + band.begin * y.step) * to_width + x.first) * to_channels;
+              next.share(&a);
               k.gemm(a);
             }
           }
@@ -298,17 +336,26 @@ void DirectFilterGradient::run(const float* x, const float* dy, float* dkernel, 
     for (int64_t e = 0; e < a.batch; ++e) {
       a_offset[e] = e / rows_apart * image_pitch + e % rows_apart * g.stride_height * pitch;
     }
+    NextBlock next;
+    const bool whole = units.size() == this->units() && rows_of_kernel.size() == this->rows();
+    if (whole && at + 1 < granule.end) {
+      const int64_t x_floats = count * rows * g.stride_height * g.width * g.in_channels;
+      const int64_t dy_floats = count * pixels * g.out_channels;
+      next.add(x + image * g.in_size() + y0 * g.stride_height * g.width * g.in_channels + x_floats, x_floats);
+      next.add(first_dy + dy_floats, dy_floats);
+    }
     // Where a row of taps is one run, rows of the gradient matrix are (ky, (kx, c)); else (kx, c) for each ky.
     const int64_t run_rows = one_run ? this->rows() : g.kernel_width * depth;
     a.inner = one_run ? g.kernel_width * depth : depth;
     a.a_outer = one_run ? g.dilation_height * pitch : g.dilation_width * g.in_channels;
     a.c_outer = a.inner * g.out_channels;
+    const int64_t block_rows = kTilesOfBlock * k.tile_rows;
     for (int64_t run_begin = 0; run_begin < this->rows(); run_begin += run_rows) {
       const int64_t row_begin = std::max(run_begin, rows_of_kernel.begin);
       const int64_t row_end = std::min(run_begin + run_rows, rows_of_kernel.end);
-      for (int64_t row = row_begin; row < row_end; row += kTilesOfBlock * k.tile_rows) {
+      for (int64_t row = row_begin; row < row_end; row += block_rows) {
         a.first_row = row - run_begin;
-        a.m = std::min<int64_t>(kTilesOfBlock * k.tile_rows, row_end - row);
+        a.m = std::min<int64_t>(block_rows, row_end - row);
         for (int64_t unit = units.begin; unit < units.end; ++unit) {
           const int64_t group = unit / panels(), j = unit % panels() * panel;
           a.n = std::min(panel, outputs - j);
@@ -318,6 +365,7 @@ void DirectFilterGradient::run(const float* x, const float* dy, float* dkernel, 
           a.b =
               in_place ? first_dy : gradient + (unit - units.begin) * images_joined * band_rows() * g.out_width * panel;
           a.c = dkernel + run_begin * g.out_channels + group * outputs + j;
+          next.share(&a);
           k.gemm(a);
         }
       }

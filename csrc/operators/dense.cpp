@@ -176,9 +176,11 @@ void DensePlan::backward_data(const float* dy, int64_t dy_stride, int64_t rows, 
   blocked_product(dy, dy_stride, rows, out_, end - begin, nullptr, FBN_LINEAR, 0, dx + begin, dx_stride, panel);
 }
 
-void DensePlan::backward_filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
-                                float* dkernel, int64_t dkernel_stride, Range in, Range out,
-                                float* scratch) const noexcept {
+bool DensePlan::updates_in_place(int64_t rows) { return rows <= filter_rows(rows); }
+
+void DensePlan::filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows, float* to,
+                       int64_t to_stride, Range in, Range out, const GemmUpdate* update,
+                       float* scratch) const noexcept {
   if (in.begin >= in.end) return;
   const GemmKernels& k = kernels().gemm;
   const int64_t lanes = kernels().vector_floats;
@@ -189,8 +191,13 @@ void DensePlan::backward_filter(const float* x, int64_t x_stride, const float* d
     const int64_t wide = depth <= kFewRows ? k.wide_floats : k.panel_floats;
     for (int64_t j = out.begin; j < out.end; j += wide) {
       const float* from = dy + r * dy_stride + j;
-      GemmArgs g =
-          plain(x + r * x_stride + in.begin, 1, x_stride, from, dy_stride, dkernel + j - out.begin, dkernel_stride);
+      GemmArgs g = plain(x + r * x_stride + in.begin, 1, x_stride, from, dy_stride, to + j - out.begin, to_stride);
+      GemmUpdate own;
+      if (update != nullptr) {
+        own = *update;
+        if (own.velocity != nullptr) own.velocity += j - out.begin;
+        g.update = &own;
+      }
       g.m = in.size();
       g.n = std::min(wide, out.end - j);
       g.k = depth;

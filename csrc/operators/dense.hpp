@@ -14,6 +14,8 @@
 
 namespace fastbn {
 
+struct GemmUpdate;
+
 // How W lies in memory.
 enum class KernelLayout {
   rows,   // (in, out) row-major
@@ -62,9 +64,22 @@ class DensePlan {
   // dkernel[(k - in.begin) * dkernel_stride + c - out.begin] = sum_r x[r][k] dy[r][c] for k in `in` and c in `out`: one
   // chain over r in order up to 1024 rows, more as sums of even chains of at most 512, added in order.
   void backward_filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
-                       float* dkernel, int64_t dkernel_stride, Range in, Range out, float* scratch) const noexcept;
+                       float* dkernel, int64_t dkernel_stride, Range in, Range out, float* scratch) const noexcept {
+    filter(x, x_stride, dy, dy_stride, rows, dkernel, dkernel_stride, in, out, nullptr, scratch);
+  }
+  // Whether so many rows are one pass, which may end in an update of W instead of its gradient.
+  static bool updates_in_place(int64_t rows);
+  // The same, with W and update.velocity, rows `stride` apart, updated by SGD: the bits of both steps.
+  void backward_filter_update(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
+                              float* w, int64_t stride, Range in, Range out, const GemmUpdate& update,
+                              float* scratch) const noexcept {
+    filter(x, x_stride, dy, dy_stride, rows, w, stride, in, out, &update, scratch);
+  }
 
  private:
+  void filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows, float* to,
+              int64_t to_stride, Range in, Range out, const GemmUpdate* update, float* scratch) const noexcept;
+
   int64_t in_ = 0, out_ = 0;
   KernelLayout layout_ = KernelLayout::rows;
 };

@@ -1,6 +1,7 @@
 // Steps of dense layers: by chunks of samples or by columns, and which of the two.
 #include <algorithm>
 
+#include "kernels/gemm.hpp"
 #include "operators/dense.hpp"
 #include "planner.hpp"
 
@@ -180,13 +181,25 @@ void Planner::emit_dense_filter(const Op& op, const DensePlan& plan, int x, int 
   s.run = [=](const StepContext& c) {
     const Range ks = by_outputs ? Range{0, in} : Range{c.begin, c.end};
     const Range columns = by_outputs ? Range{c.begin, c.end} : Range{0, out};
+    const UpdateRule& rule = c.run->rule;
+    if (rule.kind == FBN_SGD && !store->keep_gradients && DensePlan::updates_in_place(c.count * rows)) {
+      for (int64_t j = columns.begin; j < columns.end; j += kDensePanel) {
+        const Range panel{j, std::min(j + kDensePanel, columns.end)};
+        const int64_t first = plan.kernel_at(ks.begin, j);
+        const GemmUpdate update{rule.learning_rate, rule.decay, rule.momentum, rule.nesterov,
+                                rule.has_momentum ? kernel->slots[0].floats() + first : nullptr};
+        plan.backward_filter_update(c.at(x), in, c.at(dz), out, c.count * rows, kernel->value.floats() + first,
+                                    plan.kernel_stride(j), ks, panel, update, c.scratch + tile);
+      }
+      return;
+    }
     for (int64_t j = columns.begin; j < columns.end; j += kDensePanel) {
       const Range panel{j, std::min(j + kDensePanel, columns.end)};
       for (int64_t k = ks.begin; k < ks.end; k += kUpdateRows) {
         const Range part{k, std::min(k + kUpdateRows, ks.end)};
         plan.backward_filter(c.at(x), in, c.at(dz), out, c.count * rows, c.scratch, panel.size(), part, panel,
                              c.scratch + tile);
-        update_parameter(*store, c.run->rule, *kernel, c.scratch, plan.kernel_at(k, j), part.size() * panel.size());
+        update_parameter(*store, rule, *kernel, c.scratch, plan.kernel_at(k, j), part.size() * panel.size());
       }
     }
   };

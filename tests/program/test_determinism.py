@@ -21,11 +21,11 @@ def with_dropout(layers):
     ]
 
 
-def trained(case, *, steps=4, one_hot=False, threads=1, layers=None, **options):
+def trained(case, *, steps=4, one_hot=False, threads=1, layers=None, optimizer=OPTIMIZER, **options):
     """Bytes of everything that training leaves behind: weights, slots, moving statistics, losses."""
     with using_threads(threads):
         layers = with_dropout(case.layers) if layers is None else layers
-        program = Program(layers, case.loss, OPTIMIZER, max_batch=case.batch, one_hot=one_hot, **options)
+        program = Program(layers, case.loss, optimizer, max_batch=case.batch, one_hot=one_hot, **options)
         program.set(case.network.initial_parameters(seed=2))
         losses = []
         for step in range(steps):
@@ -35,7 +35,7 @@ def trained(case, *, steps=4, one_hot=False, threads=1, layers=None, **options):
                 labels = oracles.one_hot(labels, case.network.shapes[case.layers[-1].name][-1])
             losses.append(program.train(x, labels)[0])
         names = case.network.trainable()
-        state = {f"{n}:{slot}": v for slot in OPTIMIZER.slot_names() for n, v in program.get(slot, names).items()}
+        state = {f"{n}:{slot}": v for slot in optimizer.slot_names() for n, v in program.get(slot, names).items()}
         return {**program.get(), **state, "losses": np.array(losses)}
 
 
@@ -65,6 +65,23 @@ def test_keeping_gradients_and_timing_change_nothing(case):
     expected = trained(case)
     assert_bits(trained(case, keep_gradients=True), expected, "keep_gradients")
     assert_bits(trained(case, timing=True, threads=2), expected, "timing")
+
+
+SGDS = [
+    oracles.SGD(0.1),
+    oracles.SGD(0.1, momentum=0.9),
+    oracles.SGD(0.1, momentum=0.9, nesterov=True),
+    oracles.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    oracles.SGD(0.1, weight_decay=0.01),
+]
+
+
+@pytest.mark.parametrize("optimizer", SGDS, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_sgd_in_the_place_of_a_gradient(case, optimizer, isa):
+    """Products of dense layers end in the update; where gradients are kept, the update follows: the same bits."""
+    expected = trained(case, optimizer=optimizer, keep_gradients=True)
+    assert_bits(trained(case, optimizer=optimizer, threads=2), expected, "updated in place")
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.loss == CROSS_ENTROPY], ids=str)
