@@ -1,5 +1,6 @@
 // Programs: training steps, evaluation and prediction on rows of whole data sets; parameters, text and costs.
 #include <algorithm>
+#include <optional>
 
 #include "graph.hpp"
 #include "optimizers.hpp"
@@ -40,6 +41,21 @@ class Program {
     const auto input =
         std::find_if(nodes_.begin(), nodes_.end(), [](const Node& n) { return n.kind == FBN_LAYER_INPUT; });
     input_ = *input;  // fbn_program_create refuses a graph without an input
+  }
+
+  // Whether x and y are samples and their labels as `train` and `evaluate` take them: at least one, class numbers
+  // among the classes. Where they are not, whoever asked converts them or says what is wrong.
+  bool takes(const py::object& x, const py::object& y) const {
+    const auto samples = plain(x, input_.dtype), labels = plain(y, labels_dtype_);
+    if (!samples || !labels || samples->size() == 0) return false;
+    const size_t rank = output_.size() + (labels_dtype_ == FBN_INT32 ? 0 : 1);  // a class number, not a last axis
+    if (!is_batch(*samples, input_.shape, input_.shape.size() + 1) || !is_batch(*labels, output_, rank)) return false;
+    if (samples->shape(0) != labels->shape(0)) return false;
+    if (labels_dtype_ != FBN_INT32) return true;
+    const auto* numbers = static_cast<const int32_t*>(labels->data());
+    uint32_t largest = 0;  // negative ones are larger than any class
+    for (py::ssize_t i = 0; i < labels->size(); ++i) largest = std::max(largest, static_cast<uint32_t>(numbers[i]));
+    return largest < static_cast<uint64_t>(output_.back());
   }
 
   py::tuple train(const py::object& x, const py::object& y, const py::object& index, int64_t begin, int64_t count) {
@@ -173,6 +189,21 @@ class Program {
     void operator()(fbn_program* program) const { fbn_program_destroy(program); }
   };
 
+  // `value` where it is a plain array of this dtype.
+  static std::optional<py::array> plain(const py::object& value, int32_t dtype) {
+    const py::dtype wanted = dtype == FBN_FLOAT32 ? py::dtype::of<float>()
+                             : dtype == FBN_UINT8 ? py::dtype::of<uint8_t>()
+                                                  : py::dtype::of<int32_t>();
+    if (!is_plain(value, wanted)) return std::nullopt;
+    return py::reinterpret_borrow<py::array>(value);
+  }
+
+  // Whether `array` has this rank, its axes after the first those of a sample.
+  static bool is_batch(const py::array& array, const Shape& sample, size_t rank) {
+    return static_cast<size_t>(array.ndim()) == rank &&
+           std::equal(array.shape() + 1, array.shape() + rank, sample.begin());
+  }
+
   static Shape batch_shape(int64_t rows, const Shape& sample) {
     Shape shape{rows};
     shape.insert(shape.end(), sample.begin(), sample.end());
@@ -265,6 +296,8 @@ void register_program(py::module_& m) {
            py::arg("loss") = static_cast<int>(FBN_LOSS_NONE), py::arg("labels_dtype") = static_cast<int>(FBN_FLOAT32),
            py::arg("optimizer") = py::none(), py::arg("conv_algorithm") = static_cast<int>(FBN_ALGORITHM_AUTO),
            py::arg("keep_gradients") = false, py::arg("timing") = false, py::arg("block_bytes") = 0)
+      .def("takes", &Program::takes, py::arg("x"), py::arg("y"),
+           "Whether x and y are samples and labels that steps take as they are.")
       .def("train", &Program::train, py::arg("x"), py::arg("y"), py::arg("index"), py::arg("begin"), py::arg("count"),
            "One step; returns loss, samples, correct, absolute error, squared error.")
       .def("evaluate", &Program::evaluate, py::arg("x"), py::arg("y"), py::arg("index"), py::arg("begin"),

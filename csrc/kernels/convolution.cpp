@@ -315,11 +315,11 @@ void depthwise_filter_row(const DepthwiseFilterArgs& g) {
 
 // A source row of a strip times the row of the gradient that it reaches by the taps of row `Up`.
 template <int Stride, int Columns, int Row, int Up, bool Whole>
-FASTBN_INLINE void multiply_row(const DepthwiseFilterBlockArgs& g, const float* x, unsigned along, int64_t next,
+FASTBN_INLINE void multiply_row(const DepthwiseFilterBlockArgs& g, int64_t at, unsigned along, int64_t next,
                                 int64_t lanes, const vfloat (&d)[slots(Stride)][Columns], vfloat (&sum)[3][3]) {
   for_each_constant<reach(Stride, Columns)>([&](auto column) __attribute__((always_inline)) {
     if ((along >> column.value & 1) == 0) return;
-    const float* p = x + column.value * g.channels;
+    const float* p = g.x + (at + column.value * g.channels);
     const vfloat source = load_channels<Whole>(p, lanes);
     __builtin_prefetch(p + next, 0, 2);
     for_reached<Stride, Columns, Row, column.value>([&](auto u, auto v, auto slot, auto i)
@@ -334,7 +334,7 @@ FASTBN_INLINE void multiply_row(const DepthwiseFilterBlockArgs& g, const float* 
 
 // As walk_strip, with the rows of the gradient that a source row reaches in the place of its sums.
 template <int Stride, int Columns, bool Whole>
-FASTBN_INLINE void walk_filter_strip(const DepthwiseFilterBlockArgs& g, int64_t r, int64_t rows, const float* x,
+FASTBN_INLINE void walk_filter_strip(const DepthwiseFilterBlockArgs& g, int64_t r, int64_t rows, int64_t at,
                                      const float* dy, unsigned along, int64_t x_next, int64_t dy_next, int64_t c,
                                      int64_t lanes) {
   vfloat sum[3][3], d[slots(Stride)][Columns] = {};
@@ -362,10 +362,10 @@ FASTBN_INLINE void walk_filter_strip(const DepthwiseFilterBlockArgs& g, int64_t 
       if (source_row >= begin && source_row < end) {
         for_each_constant<3>([&](auto u) __attribute__((always_inline)) {
           if (u.value > source_row || source_row - u.value > last) return;
-          multiply_row<Stride, Columns, row, u.value, Whole>(g, x, along, x_next, lanes, d, sum);
+          multiply_row<Stride, Columns, row, u.value, Whole>(g, at, along, x_next, lanes, d, sum);
         });
       }
-      x += g.x_up;
+      at += g.x_up;
     });
   }
   FASTBN_UNROLL
@@ -388,8 +388,8 @@ FASTBN_INLINE void filter_strip(const DepthwiseFilterBlockArgs& g, int64_t r, in
       g.x, g.channels, [&](auto whole, int64_t c, int64_t lanes) __attribute__((always_inline)) {
         const int64_t x_next = ahead(c, g.channels, x_strip, x_below);
         const int64_t dy_next = ahead(c, g.channels, dy_strip, dy_below);
-        walk_filter_strip<Stride, Columns, whole.value != 0>(g, r, rows, g.x + (at + c), dy + c, along, x_next, dy_next,
-                                                             c, lanes);
+        walk_filter_strip<Stride, Columns, whole.value != 0>(g, r, rows, at + c, dy + c, along, x_next, dy_next, c,
+                                                             lanes);
       });
 }
 

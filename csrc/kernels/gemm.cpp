@@ -3,6 +3,7 @@
 
 #include <fastbn/fastbn.h>
 
+#include "sgd.hpp"
 #include "shuffles.hpp"
 #include "simd.hpp"
 
@@ -66,12 +67,12 @@ FASTBN_INLINE void fetch_row(const float* c) {
 
 // The weights and the velocity at these lanes after a step of SGD.
 FASTBN_INLINE void update_lanes(const GemmUpdate& u, float* w, float* velocity, vfloat gradient, int64_t lanes) {
-  const vfloat old = load_lanes(w, lanes), kept = fma(-old, broadcast(u.decay), old), rate = broadcast(u.rate);
-  if (!velocity) return store_lanes(w, fma(-rate, gradient, kept), lanes);
-  const vfloat mu = broadcast(u.momentum), step = rate * gradient;
-  const vfloat v = fma(mu, load_lanes(velocity, lanes), -step);
+  const vfloat old = load_lanes(w, lanes);
+  if (!velocity) return store_lanes(w, sgd_step(u.rate, u.decay, old, gradient), lanes);
+  vfloat v = load_lanes(velocity, lanes);
+  const vfloat updated = sgd_step(u.rate, u.decay, u.momentum, u.nesterov, old, gradient, v);
   store_lanes(velocity, v, lanes);
-  store_lanes(w, kept + (u.nesterov ? fma(mu, v, -step) : v), lanes);
+  store_lanes(w, updated, lanes);
 }
 
 // MR rows of C, all n columns, n in ((NV - 1) * kLanes, NV * kLanes].

@@ -1,6 +1,7 @@
 #include "updates.hpp"
 
 #include "lengths.hpp"
+#include "sgd.hpp"
 
 namespace fastbn {
 namespace FASTBN_ISA {
@@ -14,20 +15,18 @@ FASTBN_INLINE void for_each_vector(int64_t size, Body body) {
 }
 
 void sgd(int64_t size, UpdateConstants k, float momentum, int32_t nesterov, float* w, const float* g, float* velocity) {
-  const vfloat rate = broadcast(k.learning_rate), decay = broadcast(k.decay), mu = broadcast(momentum);
   if (!velocity) {
     for_each_vector(size, [&](int64_t i, auto n) {
-      const vfloat old = load_n(w + i, n), kept = fma(-old, decay, old);
-      store_n(w + i, fma(-rate, load_n(g + i, n), kept), n);
+      store_n(w + i, sgd_step(k.learning_rate, k.decay, load_n(w + i, n), load_n(g + i, n)), n);
     });
     return;
   }
   for_each_vector(size, [&](int64_t i, auto n) {
-    const vfloat old = load_n(w + i, n), kept = fma(-old, decay, old);
-    const vfloat step = rate * load_n(g + i, n);
-    const vfloat v = fma(mu, load_n(velocity + i, n), -step);
+    vfloat v = load_n(velocity + i, n);
+    const vfloat updated =
+        sgd_step(k.learning_rate, k.decay, momentum, nesterov != 0, load_n(w + i, n), load_n(g + i, n), v);
     store_n(velocity + i, v, n);
-    store_n(w + i, kept + (nesterov ? fma(mu, v, -step) : v), n);
+    store_n(w + i, updated, n);
   });
 }
 

@@ -732,6 +732,9 @@ class Model:
         """The engine, x and y of an operation that needs a loss. Raises ValueError where there are no samples."""
         if self._training is None:
             raise ValueError(f"{operation}: the model must be compiled first. Call model.compile(optimizer, loss)")
+        engine = self._engine
+        if engine is not None and not engine.network.channels_first and engine.program.takes(x, y):
+            return engine, x, y
         engine, xs = self._take_x(operation, x)
         if not len(xs):
             raise ValueError(f"{operation}: {where}there must be samples. Received: x.shape={xs.shape}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import fastbn
 from fastbn import _core
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -202,3 +203,56 @@ def test_texts():
     assert "dense" in p.describe()
     assert {"layer", "operation", "direction", "multiply_adds", "seconds"} <= set(p.costs(4)[0])
     assert _core.isa_in_use() in _core.isa_found().split(",")
+
+
+SAMPLES, CLASSES = np.ones((4, 5), np.float32), np.array([0, 2, 1, 0], np.int32)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Of a network with 5 numbers in and 3 classes out."""
+    model = fastbn.Sequential([fastbn.Input((5,)), fastbn.layers.Dense(3, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(SAMPLES, CLASSES, verbose=0)
+    return model._engine.program
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "taken"),
+    [
+        (SAMPLES, CLASSES, True),
+        (SAMPLES[1:3], CLASSES[1:3], True),
+        (read_only(SAMPLES), read_only(CLASSES), True),
+        (SAMPLES[:0], CLASSES[:0], False),
+        (SAMPLES, CLASSES[:3], False),
+        (SAMPLES[:, :4].copy(), CLASSES, False),
+        (SAMPLES[..., None], CLASSES, False),
+        (np.float32(1), CLASSES, False),
+        (SAMPLES[::2], CLASSES[::2], False),
+        (unaligned(SAMPLES), CLASSES, False),
+        (SAMPLES.astype(np.float64), CLASSES, False),
+        (SAMPLES.astype(np.uint8), CLASSES, False),
+        (SAMPLES.tolist(), CLASSES, False),
+        (np.ma.masked_array(SAMPLES), CLASSES, False),
+        (SAMPLES, CLASSES[:, None], False),
+        (SAMPLES, CLASSES.astype(np.int64), False),
+        (SAMPLES, CLASSES.astype(">i4"), False),
+        (SAMPLES, np.array(1, np.int32), False),
+        (SAMPLES, np.array([0, 2, 3, 0], np.int32), False),
+        (SAMPLES, np.array([0, -1, 2, 0], np.int32), False),
+        (SAMPLES, None, False),
+    ],
+)
+def test_what_steps_take_as_it_is(trained, x, y, taken):
+    assert trained.takes(x, y) is taken
+
+
+def test_one_hot_labels_that_steps_take_as_they_are():
+    model = fastbn.Sequential([fastbn.Input((5,)), fastbn.layers.Dense(3, activation="softmax")])
+    model.compile("sgd", "categorical_crossentropy")
+    one_hot = np.eye(3, dtype=np.float32)[CLASSES]
+    model.fit(SAMPLES, one_hot, verbose=0)
+    takes = model._engine.program.takes
+    assert takes(SAMPLES, one_hot)
+    assert not takes(SAMPLES, one_hot[:, :2].copy())
+    assert not takes(SAMPLES, CLASSES)

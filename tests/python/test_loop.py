@@ -11,6 +11,7 @@ import fastbn
 
 BENCH = Path(__file__).parents[2] / "bench" / "loop.py"
 LIMITS = {"fit's loop": 8.0, "fit's loop with a batch callback": 8.0, "train_on_batch": 10.0}
+NUMPY = 1.0  # us of NumPy's sum from which on the limits grow with it: a machine of half the speed of others, or shared
 
 
 @pytest.mark.as_shipped
@@ -25,7 +26,8 @@ def test_microseconds_of_a_batch() -> None:
     with fastbn.num_threads(1):
         for _ in range(20):
             found = loop.measure(runs=20)
-            least = {name: min(value, found[name]) for name, value in least.items()}
+            slower = max(1.0, found["NumPy's sum"] / NUMPY)
+            least = {name: min(value, found[name] / slower) for name, value in least.items()}
             if all(least[name] <= limit for name, limit in LIMITS.items()):
                 return
     pytest.fail(f"{least} us a batch, of at most {LIMITS}")
