@@ -50,8 +50,17 @@ FASTBN_INLINE void store_lanes(float* p, vfloat v, int64_t lanes) {
 
 constexpr int kLineFloats = 16;
 
+// Where the first cache is small beside what the products of a tile read, C is fetched when its stores are near: else
+// it would be gone by then.
+#if defined(__AVX512F__)
+constexpr bool kFetchLate = false;
+#else
+constexpr bool kFetchLate = true;
+#endif
+constexpr int64_t kProductsOfFetch = 64;
+
 // Where the rows of a tile are, in bytes from A's first element and in floats from C's, and what is read next: p's
-// behind those that fetch C fetch kNextFloats each of it unless it is NULL.
+// that do not fetch C fetch kNextFloats each of it unless it is NULL.
 struct TileRows {
   int64_t a[kMaxRows], c[kMaxRows];
   const float* next;
@@ -96,8 +105,10 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
   }
 
   // C is fetched for writing while the products are under way; otherwise its misses stall the stores at the end. One
-  // row with each of the first products: all at once they fill the queue of misses, and A and B wait behind them.
+  // row with each of some products: all at once they fill the queue of misses, and A and B wait behind them.
   const int64_t spread = g.batch > 0 ? (g.k < MR ? g.k : MR) : 0;
+  const int64_t fetch_batch = kFetchLate ? g.batch - 1 : 0;
+  const int64_t fetch_first = kFetchLate && g.k > kProductsOfFetch ? g.k - kProductsOfFetch : 0;
   const float* velocity = g.update ? g.update->velocity : nullptr;
   for (int64_t i = spread; i < MR; ++i) {
     fetch_row<NV>(g.c + at.c[i]);
@@ -125,19 +136,22 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
       a += a_step;
       b += b_step;
     };
-    int64_t p = 0;
-    for (; e == 0 && p < spread; ++p) {
-      fetch_row<NV>(g.c + at.c[p]);
-      if (velocity) fetch_row<NV>(velocity + at.c[p]);
-      product();
-    }
-    if (next == nullptr) {
-      for (; p < g.k; ++p) product();
-    }
-    for (; p < g.k; ++p) {
-      __builtin_prefetch(next, 0, 2);
-      next += kNextFloats;
-      product();
+    int64_t end = e == fetch_batch ? fetch_first : g.k;
+    for (int64_t p = 0;; end = g.k) {
+      if (next == nullptr) {
+        for (; p < end; ++p) product();
+      }
+      for (; p < end; ++p) {
+        __builtin_prefetch(next, 0, 2);
+        next += kNextFloats;
+        product();
+      }
+      if (p == g.k) break;
+      for (int64_t i = 0; i < spread; ++i, ++p) {
+        fetch_row<NV>(g.c + at.c[i]);
+        if (velocity) fetch_row<NV>(velocity + at.c[i]);
+        product();
+      }
     }
   }
 
@@ -289,6 +303,28 @@ void pack_transposed(const float* source, int64_t row, int64_t k, int64_t n, int
   }
 }
 
+// A vector that reaches beyond its tile is stored all the same: the next p is stored over it.
+void pack_rows(const float* source, int64_t row, int64_t k, int64_t m, int64_t tile, float* packed) {
+  constexpr int64_t kRows = kTileRows[1], kWhole = (kRows + kLanes - 1) / kLanes * kLanes;
+  for (int64_t i = 0; i < m; i += kRows, packed += tile) {
+    const float* from = source + i;
+    const int64_t left = m - i;
+    if (left >= kWhole) {
+      for (int64_t p = 0; p < k; ++p) {
+        FASTBN_UNROLL
+        for (int64_t j = 0; j < kWhole; j += kLanes) store(packed + p * kRows + j, load(from + p * row + j));
+      }
+    } else {
+      for (int64_t p = 0; p < k; ++p) {
+        for (int64_t j = 0; j < kRows && j < left; j += kLanes) {
+          const int64_t lanes = left - j < kLanes ? left - j : kLanes;
+          store(packed + p * kRows + j, load_lanes(from + p * row + j, lanes));
+        }
+      }
+    }
+  }
+}
+
 constexpr int64_t kChain = 64;  // rows
 constexpr int kSumVectors = 4;
 
@@ -363,9 +399,11 @@ void fill_gemm(GemmKernels& table) {
   table.wide_floats = kMaxVectors * kLanes;
   table.wide_rows = kTileRows[kMaxVectors - 1];
   table.tile_rows = kTileRows[1];
+  table.low_tiles = 2 * kTileRows[1] <= kLineFloats;
   table.gemm = gemm;
   table.pack = pack;
   table.pack_transposed = pack_transposed;
+  table.pack_rows = pack_rows;
   table.column_sums = column_sums;
 }
 

@@ -49,8 +49,8 @@ struct GemmArgs {
   const float* bias;   // NULL: none
   int32_t activation;  // FBN_LINEAR, FBN_RELU or FBN_LEAKY_RELU
   float alpha;
-  // Read after this call, `next_floats` of it: fetched meanwhile, kNextFloats to each p of a tile; the first of these,
-  // as many as the tile has rows, fetch C instead, and their share is left out.
+  // Read after this call, `next_floats` of it: fetched meanwhile, kNextFloats to each p of a tile; some of these, as
+  // many as the tile has rows, fetch C instead, and their share is left out.
   const float* next;
   int64_t next_floats;
   const GemmUpdate* update;  // NULL: none; with kZero, no activation
@@ -61,6 +61,9 @@ struct GemmKernels {
   int wide_floats;   // n up to this is fastest for at most wide_rows rows
   int wide_rows;
   int tile_rows;  // most rows of one register tile
+  // Whether tiles are so low that several of them read each line of an A whose rows lie side by side (a_row 1): packing
+  // it pays where many panels follow.
+  bool low_tiles;
 
   void (*gemm)(const GemmArgs& args);
 
@@ -68,6 +71,9 @@ struct GemmKernels {
   void (*pack)(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed);
   // packed[p * width + j] = source[j * row + p], the same tail.
   void (*pack_transposed)(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed);
+  // packed[i / tile_rows * tile + p * tile_rows + i % tile_rows] = source[p * row + i], i in [0, m), p in [0, k): an A
+  // with inner = a_col = tile_rows, a_outer = tile, a_row = 1. Behind the last p up to a vector is written.
+  void (*pack_rows)(const float* source, int64_t row, int64_t k, int64_t m, int64_t tile, float* packed);
   // sums[c] (+)= sum_r m[r * stride + c], c in [0, columns): chains of at most 64 terms in float, added up in double.
   void (*column_sums)(const float* m, int64_t stride, int64_t rows, int64_t columns, double* sums, bool accumulate);
 };

@@ -247,7 +247,7 @@ fbn_status fbn_conv2d_backward(const fbn_conv2d* d, const float* dy, const float
     const int64_t granules = f->granules(images);
     const int64_t chunks = partial ? std::clamp<int64_t>(granules, 1, kFilterChunks) : 1;
     const int64_t wanted = wanted_tasks(product, run.lanes, 2);
-    const int64_t unit_parts = partial ? 1 : std::min(f->units(), wanted);
+    const int64_t unit_parts = partial ? 1 : std::clamp<int64_t>(f->unit_parts(wanted), 1, f->units());
     const int64_t row_parts = partial ? 1
                                       : std::clamp<int64_t>((wanted + unit_parts - 1) / unit_parts, 1,
                                                             std::max<int64_t>(1, f->rows() / f->row_grain()));

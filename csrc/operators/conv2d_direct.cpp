@@ -9,8 +9,6 @@
 namespace fastbn {
 namespace {
 
-constexpr int64_t kTilesOfBlock = 8;  // tiles of rows that share the packed gradient in backward_filter
-
 // What the next block reads, fetched with the products of this one: what hardware fetches for itself neither crosses
 // pages nor follows the steps from pixel to pixel.
 class NextBlock {
@@ -273,7 +271,10 @@ DirectFilterGradient::DirectFilterGradient(const Conv2dGeometry& geometry, int64
       lanes(kernels().vector_floats) {
   if (bands() == 1) {
     const int64_t by_length = kChainPixels / (g.out_height * g.out_width);
-    const int64_t by_bytes = 2 * kBandFloats / (source.source_rows(g.out_height) * source.pitch());
+    // Sources that are read where they lie are read again for each panel: from the second cache.
+    const bool in_place = source.padded || !packs(units());
+    const int64_t by_bytes =
+        in_place ? 2 * kBandFloats / (source.source_rows(g.out_height) * source.pitch()) : by_length;
     images_joined = std::clamp<int64_t>(std::min(by_length, by_bytes), 1, std::max<int64_t>(1, images));
   }
 }
@@ -315,13 +316,15 @@ void DirectFilterGradient::run(const float* x, const float* dy, float* dkernel, 
     // channels, it lies there already.
     const int64_t pixels = rows * g.out_width;
     const bool in_place = this->units() == 1 && g.out_channels % lanes == 0 && count == 1;
-    for (int64_t unit = units.begin; unit < units.end && !in_place; ++unit) {
-      const int64_t group = unit / panels(), j = unit % panels() * panel, n = std::min(panel, outputs - j);
-      float* to = gradient + (unit - units.begin) * images_joined * band_rows() * g.out_width * panel;
-      for (int64_t i = 0; i < count; ++i) {
-        k.pack(first_dy + i * g.out_size() + group * outputs + j, g.out_channels, pixels, n, round_up(n, lanes),
-               to + i * pixels * round_up(n, lanes));
-      }
+    for (int64_t i = 0; i < count && !in_place; ++i) {
+      for_parts(pixels, [&](int64_t p, int64_t part) {
+        for (int64_t unit = units.begin; unit < units.end; ++unit) {
+          const int64_t j = unit / panels() * outputs + unit % panels() * panel, n = unit_outputs(unit);
+          const int64_t width = round_up(n, lanes);
+          k.pack(first_dy + i * g.out_size() + p * g.out_channels + j, g.out_channels, part, n, width,
+                 gradient + (unit - units.begin) * chain_pixels() * panel + (i * pixels + p) * width);
+        }
+      });
     }
     GemmArgs a{};
     const int64_t rows_apart = gapless() ? 1 : rows;
@@ -349,24 +352,42 @@ void DirectFilterGradient::run(const float* x, const float* dy, float* dkernel, 
     a.inner = one_run ? g.kernel_width * depth : depth;
     a.a_outer = one_run ? g.dilation_height * pitch : g.dilation_width * g.in_channels;
     a.c_outer = a.inner * g.out_channels;
-    const int64_t block_rows = kTilesOfBlock * k.tile_rows;
+    const bool packed_rows = packs(units.size());
+    const int64_t rows_in_one = std::min(packed_rows ? a.inner : run_rows, rows_of_kernel.size());
+    const int64_t block_rows = block_of_rows(rows_in_one), depth_of_chain = a.k * a.batch;
+    float* packed = gradient + gradient_floats(units.size());
     for (int64_t run_begin = 0; run_begin < this->rows(); run_begin += run_rows) {
       const int64_t row_begin = std::max(run_begin, rows_of_kernel.begin);
       const int64_t row_end = std::min(run_begin + run_rows, rows_of_kernel.end);
-      for (int64_t row = row_begin; row < row_end; row += block_rows) {
-        a.first_row = row - run_begin;
-        a.m = std::min<int64_t>(block_rows, row_end - row);
+      for (int64_t row = row_begin, end; row < row_end; row = end) {
+        const int64_t i = row - run_begin;
+        end = std::min(row_end, row + block_rows);
+        const float* from = first + (one_run ? 0 : run_begin / run_rows * g.dilation_height * pitch);
+        if (packed_rows) {
+          end = std::min(end, row + a.inner - i % a.inner);
+          const float* rows_from = from + i / a.inner * a.a_outer + i % a.inner;
+          for (int64_t e = 0; e < a.batch; ++e) {
+            pack_rows(rows_from + a_offset[e], a.a_col, e * a.k, a.k, end - row, packed_tile(chain_pixels()), packed);
+          }
+        }
         for (int64_t unit = units.begin; unit < units.end; ++unit) {
           const int64_t group = unit / panels(), j = unit % panels() * panel;
-          a.n = std::min(panel, outputs - j);
-          a.b_row = round_up(a.n, lanes);
-          for (int64_t e = 0; e < a.batch; ++e) b_offset[e] = e * a.k * a.b_row;
-          a.a = first + group * depth + (one_run ? 0 : run_begin / run_rows * g.dilation_height * pitch);
-          a.b =
-              in_place ? first_dy : gradient + (unit - units.begin) * images_joined * band_rows() * g.out_width * panel;
-          a.c = dkernel + run_begin * g.out_channels + group * outputs + j;
-          next.share(&a);
-          k.gemm(a);
+          GemmArgs block = a;
+          block.m = end - row;
+          block.n = unit_outputs(unit);
+          block.b_row = round_up(block.n, lanes);
+          block.b = in_place ? first_dy : gradient + (unit - units.begin) * chain_pixels() * panel;
+          block.c = dkernel + run_begin * g.out_channels + group * outputs + j;
+          if (packed_rows) {
+            block.c += i * g.out_channels;
+            read_packed_rows(&block, packed, packed_tile(chain_pixels()), depth_of_chain);
+          } else {
+            block.a = from + group * depth;
+            block.first_row = i;
+            for (int64_t e = 0; e < a.batch; ++e) b_offset[e] = e * a.k * block.b_row;
+          }
+          next.share(&block);
+          k.gemm(block);
         }
       }
     }

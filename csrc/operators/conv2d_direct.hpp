@@ -6,6 +6,7 @@
 
 #include "conv2d_passes.hpp"
 #include "kernels/kernel_table.hpp"
+#include "packed_rows.hpp"
 
 namespace fastbn {
 
@@ -125,8 +126,19 @@ class DirectFilterGradient final : public FilterGradient {
   int64_t units() const override { return g.groups * panels(); }
   int64_t rows() const override { return g.kernel_height * g.kernel_width * depth; }  // of the gradient matrix
   int64_t row_grain() const override { return kernels().gemm.tile_rows; }
+  // Each of the tasks side by side packs its rows, and each of those below each other its units.
+  int64_t unit_parts(int64_t tasks) const override {
+    if (!packs(units())) return tasks;
+    int64_t best = 1;
+    for (int64_t parts = 1; parts <= tasks; parts *= 2) {
+      const auto packed = [&](int64_t side) { return side * rows() + tasks / side * g.out_channels; };
+      if (packed(parts) < packed(best)) best = parts;
+    }
+    return best;
+  }
   int64_t scratch(int64_t unit_count) const override {
-    return table_floats() + (source.padded ? images_joined * copy_floats() : 0) + gradient_floats(unit_count);
+    return table_floats() + (source.padded ? images_joined * copy_floats() : 0) + gradient_floats(unit_count) +
+           (packs(unit_count) ? kTilesOfBlock * packed_tile(chain_pixels()) : 0);
   }
   void run(const float* x, const float* dy, float* dkernel, int64_t images, Range granule, Range units,
            Range rows_of_kernel, bool fresh, float* scratch) const override;
@@ -149,9 +161,11 @@ class DirectFilterGradient final : public FilterGradient {
   int64_t table_entries() const { return images_joined * band_rows(); }
   int64_t table_floats() const { return round_up(4 * table_entries(), 16); }
   int64_t copy_floats() const { return round_up(source.source_rows(band_rows()) * source.pitch(), 16); }
-  int64_t gradient_floats(int64_t unit_count) const {
-    return round_up(images_joined * band_rows() * g.out_width * panel * unit_count, 16);
-  }
+  int64_t chain_pixels() const { return images_joined * band_rows() * g.out_width; }
+  int64_t gradient_floats(int64_t unit_count) const { return round_up(chain_pixels() * panel * unit_count, 16); }
+  int64_t unit_outputs(int64_t unit) const { return std::min(panel, outputs - unit % panels() * panel); }
+  // Whether the sources are packed for so many panels.
+  bool packs(int64_t unit_count) const { return g.groups == 1 && packs_rows(unit_count); }
 };
 
 }  // namespace fastbn

@@ -45,6 +45,8 @@ class FilterGradient {
   virtual int64_t units() const = 0;
   virtual int64_t rows() const = 0;       // of the gradient as this algorithm cuts it
   virtual int64_t row_grain() const = 0;  // fewest rows that are worth a task
+  // Of so many tasks, those side by side; the others cut the rows.
+  virtual int64_t unit_parts(int64_t tasks) const { return tasks; }
   virtual int64_t scratch(int64_t unit_count) const = 0;
   // dkernel (+)= granules [begin, end), one after the other; the first overwrites where `fresh`.
   virtual void run(const float* x, const float* dy, float* dkernel, int64_t images, Range granule, Range units,

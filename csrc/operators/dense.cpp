@@ -6,6 +6,7 @@
 
 #include "checks.hpp"
 #include "kernels/kernel_table.hpp"
+#include "packed_rows.hpp"
 #include "pointwise.hpp"
 #include "runtime/executor.hpp"
 #include "runtime/memory.hpp"
@@ -16,20 +17,27 @@ namespace {
 
 // Sizes of what is packed at once, so that it stays in the second-level cache. They leave the bits alone: chains
 // are cut with GemmStart::kChain.
-constexpr int64_t kDepth = 1024;        // most of k in one packed block
-constexpr int64_t kPanels = 4;          // panels of one packed block
-constexpr int64_t kRowsOfBatch = 256;   // rows of x and dy in one pass over a chain of backward_filter
-constexpr int64_t kRowBytes = 1 << 18;  // of the matrix that is not packed
-constexpr int64_t kFewRows = 12;        // up to here W is read in place: packing would cost more than it saves
-constexpr int64_t kFewDepth = 128;      // of k in one pass over all columns then
+constexpr int64_t kDepth = 1024;         // most of k in one packed block
+constexpr int64_t kPanels = 4;           // panels of one packed block
+constexpr int64_t kRowsOfBatch = 256;    // rows of x and dy in one pass over a chain of backward_filter
+constexpr int64_t kPanelsOfFilter = 32;  // panels of dy that meet packed rows of x
+constexpr int64_t kRowBytes = 1 << 18;   // of the matrix that is not packed
+constexpr int64_t kFewRows = 12;         // up to here W is read in place: packing would cost more than it saves
+constexpr int64_t kFewDepth = 128;       // of k in one pass over all columns then
 
 // Numeric plan of backward_filter: up to kChainRows rows make one chain; more are cut into chains of at most
 // kLongChain, and their sums are added in order. A single chain over n rows loses digits with the root of n.
 constexpr int64_t kChainRows = 1024;
 constexpr int64_t kLongChain = 512;
 
+// Whether backward_filter packs x for so many columns.
+bool packs_x(int64_t rows, int64_t columns) {
+  const int64_t panel = kernels().gemm.panel_floats;
+  return rows > kFewRows && packs_rows((columns + panel - 1) / panel);
+}
+
 // Most rows of x and dy in one pass of backward_filter.
-int64_t filter_rows(int64_t rows) { return rows > kChainRows ? kLongChain : kRowsOfBatch; }
+int64_t filter_rows(int64_t rows, bool packed) { return packed || rows > kChainRows ? kLongChain : kRowsOfBatch; }
 
 int64_t round_up(int64_t n, int64_t grain) { return (n + grain - 1) / grain * grain; }
 
@@ -111,9 +119,16 @@ int64_t DensePlan::scratch(int64_t rows, int64_t columns) const {
   const int64_t panel = kernels().gemm.panel_floats;
   const int64_t width = std::min(round_up(std::max<int64_t>(1, columns), panel), kPanels * panel);
   const int64_t depth = std::max(even_block(in_, kDepth), even_block(out_, kDepth));
-  const int64_t filter = std::max(std::min(rows, filter_rows(rows)) * panel,
-                                  std::min(rows, kFewRows) * int64_t{kernels().gemm.wide_floats});
-  return std::max(depth * width, filter);
+  return std::max(depth * width, filter_scratch(rows, panel));
+}
+
+int64_t DensePlan::filter_scratch(int64_t rows, int64_t columns) const {
+  const GemmKernels& k = kernels().gemm;
+  const bool packed = packs_x(rows, columns);
+  const int64_t depth = std::min(rows, filter_rows(rows, packed));
+  if (!packed) return std::max(depth * k.panel_floats, std::min(rows, kFewRows) * int64_t{k.wide_floats});
+  return std::min(round_up(columns, k.panel_floats), kPanelsOfFilter * k.panel_floats) * depth +
+         kTilesOfBlock * packed_tile(depth);
 }
 
 void DensePlan::forward(const float* x, int64_t x_stride, int64_t rows, const float* kernel, const float* bias,
@@ -176,7 +191,7 @@ void DensePlan::backward_data(const float* dy, int64_t dy_stride, int64_t rows, 
   blocked_product(dy, dy_stride, rows, out_, end - begin, nullptr, FBN_LINEAR, 0, dx + begin, dx_stride, panel);
 }
 
-bool DensePlan::updates_in_place(int64_t rows) { return rows <= filter_rows(rows); }
+bool DensePlan::updates_in_place(int64_t rows) { return rows <= filter_rows(rows, false); }
 
 void DensePlan::filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows, float* to,
                        int64_t to_stride, Range in, Range out, const GemmUpdate* update,
@@ -184,10 +199,17 @@ void DensePlan::filter(const float* x, int64_t x_stride, const float* dy, int64_
   if (in.begin >= in.end) return;
   const GemmKernels& k = kernels().gemm;
   const int64_t lanes = kernels().vector_floats;
-  const int64_t row_block = even_block(rows, filter_rows(rows));
+  const bool packed = update == nullptr && packs_x(rows, out.size());
+  const int64_t row_block = even_block(rows, filter_rows(rows, packed));
   const GemmStart next = rows > kChainRows ? GemmStart::kAdd : GemmStart::kChain;
   for (int64_t r = 0; r == 0 || r < rows; r += row_block) {
     const int64_t depth = std::min(row_block, rows - r);
+    const GemmStart start = r > 0 ? next : GemmStart::kZero;
+    if (packed) {
+      filter_packed(x + r * x_stride, x_stride, dy + r * dy_stride, dy_stride, depth, to, to_stride, in, out, start,
+                    scratch);
+      continue;
+    }
     const int64_t wide = depth <= kFewRows ? k.wide_floats : k.panel_floats;
     for (int64_t j = out.begin; j < out.end; j += wide) {
       const float* from = dy + r * dy_stride + j;
@@ -201,13 +223,45 @@ void DensePlan::filter(const float* x, int64_t x_stride, const float* dy, int64_
       g.m = in.size();
       g.n = std::min(wide, out.end - j);
       g.k = depth;
-      g.start = r > 0 ? next : GemmStart::kZero;
+      g.start = start;
       if (depth > kFewRows || g.n % lanes != 0) {
         g.b = scratch;
         g.b_row = round_up(g.n, lanes);
         k.pack(from, dy_stride, depth, g.n, g.b_row, scratch);
       }
       k.gemm(g);
+    }
+  }
+}
+
+void DensePlan::filter_packed(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
+                              float* to, int64_t to_stride, Range in, Range out, GemmStart start,
+                              float* scratch) const noexcept {
+  const GemmKernels& k = kernels().gemm;
+  const int64_t panel = k.panel_floats, group = kPanelsOfFilter * panel;
+  const int64_t block = block_of_rows(in.size()), tile = packed_tile(rows);
+  float* x_packed = scratch + std::min(round_up(out.size(), panel), group) * rows;
+  for (int64_t j0 = out.begin; j0 < out.end; j0 += group) {
+    const int64_t end = std::min(out.end, j0 + group);
+    const auto width = [&](int64_t j) { return round_up(std::min(panel, end - j), kernels().vector_floats); };
+    for_parts(rows, [&](int64_t r, int64_t part) {
+      for (int64_t j = j0; j < end; j += panel) {
+        k.pack(dy + r * dy_stride + j, dy_stride, part, std::min(panel, end - j), width(j),
+               scratch + (j - j0) * rows + r * width(j));
+      }
+    });
+    for (int64_t i = in.begin; i < in.end; i += block) {
+      const int64_t count = std::min(block, in.end - i);
+      pack_rows(x + i, x_stride, 0, rows, count, tile, x_packed);
+      for (int64_t j = j0; j < end; j += panel) {
+        GemmArgs g = plain(x_packed, 1, k.tile_rows, scratch + (j - j0) * rows, width(j),
+                           to + (i - in.begin) * to_stride + j - out.begin, to_stride);
+        read_packed_rows(&g, x_packed, tile, rows);
+        g.m = count;
+        g.n = std::min(panel, end - j);
+        g.start = start;
+        k.gemm(g);
+      }
     }
   }
 }
@@ -339,7 +393,9 @@ fbn_status fbn_dense_backward(const fbn_dense* d, const float* dy, const float* 
     const double product = 2.0 * double(rows) * double(in) * double(out);
     const Grid data(rows, in, grain, product, run.lanes), filter(1, in, kernels().gemm.tile_rows, product, run.lanes);
     const int64_t bias_parts = dbias ? (out + grain - 1) / grain : 0;
-    const int64_t lane_scratch = round_up(plan.scratch(rows, std::max(data.widest(), filter.widest())), 16);
+    const int64_t own_scratch = std::max(plan.scratch(rows, std::max(data.widest(), filter.widest())),
+                                         dkernel ? plan.filter_scratch(rows, out) : int64_t{0});
+    const int64_t lane_scratch = round_up(own_scratch, 16);
     Workspace workspace(operation, run);
     const size_t scratch_at = workspace.reserve<float>(checked_product(operation, {lane_scratch, run.lanes}));
     const size_t through_at = workspace.reserve<float>(through ? rows * out : 0);

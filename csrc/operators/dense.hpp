@@ -15,6 +15,7 @@
 namespace fastbn {
 
 struct GemmUpdate;
+enum class GemmStart : int32_t;
 
 // How W lies in memory.
 enum class KernelLayout {
@@ -53,6 +54,8 @@ class DensePlan {
   static int64_t column_grain();
   // Floats of scratch for `rows` rows; covers all three functions for ranges of at most `columns` columns.
   int64_t scratch(int64_t rows, int64_t columns) const;
+  // The same for backward_filter into `columns` columns at once.
+  int64_t filter_scratch(int64_t rows, int64_t columns) const;
 
   // y[r][c] = act(bias[c] + sum_k x[r][k] W[k][c]) for r in [0, rows), c in [begin, end); act not softmax.
   void forward(const float* x, int64_t x_stride, int64_t rows, const float* kernel, const float* bias,
@@ -79,6 +82,8 @@ class DensePlan {
  private:
   void filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows, float* to,
               int64_t to_stride, Range in, Range out, const GemmUpdate* update, float* scratch) const noexcept;
+  void filter_packed(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows, float* to,
+                     int64_t to_stride, Range in, Range out, GemmStart start, float* scratch) const noexcept;
 
   int64_t in_ = 0, out_ = 0;
   KernelLayout layout_ = KernelLayout::rows;

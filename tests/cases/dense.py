@@ -52,6 +52,8 @@ CASES = [
     DenseCase("rank_4", (2, 3, 4), 9, 10, "relu"),
     DenseCase("empty_batch", (0,), 12, 7),
     DenseCase("empty_axis", (3, 0), 12, 7),
+    DenseCase("features_101_600", (523,), 101, 600),
+    DenseCase("rows_1100_to_130", (1100,), 50, 130),
     DenseCase("many_rows", (1031,), 13, 9),
     DenseCase("batch_4", (4,), 784, 512, "sigmoid"),
     DenseCase("mlp_1", (128,), 784, 512, "relu"),
