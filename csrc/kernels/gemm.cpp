@@ -5,7 +5,7 @@
 
 #include "sgd.hpp"
 #include "shuffles.hpp"
-#include "simd.hpp"
+#include "vector_math.hpp"
 
 namespace fastbn {
 namespace FASTBN_ISA {
@@ -28,6 +28,8 @@ constexpr int tile_rows(int vectors) {
   const int rows = (kRegisters - vectors - kBroadcasts) / vectors;
   return rows < kMaxRows ? rows : kMaxRows;
 }
+
+constexpr int kTileRows[kMaxVectors] = {tile_rows(1), tile_rows(2), tile_rows(3), tile_rows(4)};
 
 FASTBN_INLINE vfloat load_lanes(const float* p, int64_t lanes) {
 #if defined(__AVX512F__)
@@ -58,6 +60,12 @@ constexpr bool kFetchLate = false;
 constexpr bool kFetchLate = true;
 #endif
 constexpr int64_t kProductsOfFetch = 64;
+
+// Products of one pass of the loop where addresses are constants apart, A's columns side by side or packed: with few
+// registers the instructions around six rows' products count. They read a line of what is next.
+constexpr int kAtOnce = 2;
+static_assert(kAtOnce * kNextFloats == kLineFloats);
+constexpr int64_t kBeside = sizeof(float), kPacked = kTileRows[1] * sizeof(float);
 
 // Where the rows of a tile are, in bytes from A's first element and in floats from C's, and what is read next: p's
 // that do not fetch C fetch kNextFloats each of it unless it is NULL.
@@ -115,29 +123,54 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
     if (velocity) fetch_row<NV>(velocity + at.c[i]);
   }
 
-  int64_t a_at[MR];
+  int64_t row_at[MR];  // from the first row
   FASTBN_UNROLL
-  for (int i = 0; i < MR; ++i) a_at[i] = at.a[i];
+  for (int i = 0; i < MR; ++i) row_at[i] = at.a[i] - at.a[0];
   const int64_t a_step = g.a_col * (int64_t)sizeof(float), b_step = g.b_row;
   const float* next = at.next;
   for (int64_t e = 0; e < g.batch; ++e) {
-    const char* a = (const char*)(g.a_offset ? g.a + g.a_offset[e] : g.a);
+    const char* a = (const char*)(g.a_offset ? g.a + g.a_offset[e] : g.a) + at.a[0];
     const float* b = g.b_offset ? g.b + g.b_offset[e] : g.b;
-    const auto product = [&]() __attribute__((always_inline)) {
+    const auto product_at = [&](int q, int64_t a_apart, int64_t b_apart) __attribute__((always_inline)) {
       vfloat row[NV];
       FASTBN_UNROLL
-      for (int v = 0; v < NV; ++v) row[v] = load(b + v * kLanes);
+      for (int v = 0; v < NV; ++v) row[v] = load(b + q * b_apart + v * kLanes);
       FASTBN_UNROLL
       for (int i = 0; i < MR; ++i) {
-        const vfloat element = broadcast(*(const float*)(a + a_at[i]));
+        const vfloat element = broadcast(*(const float*)(i == 0 ? a + q * a_apart : a + row_at[i] + q * a_apart));
         FASTBN_UNROLL
         for (int v = 0; v < NV; ++v) sum[i][v] = fma(element, row[v], sum[i][v]);
       }
+    };
+    const auto product = [&]() __attribute__((always_inline)) {
+      product_at(0, 0, 0);
       a += a_step;
       b += b_step;
     };
     int64_t end = e == fetch_batch ? fetch_first : g.k;
     for (int64_t p = 0;; end = g.k) {
+      // Products whose addresses are constants apart.
+      const auto run = [&](auto step, auto fetches) __attribute__((always_inline)) {
+        int64_t passes = (end - p) / kAtOnce;
+        p += passes * kAtOnce;
+        for (; passes > 0; --passes) {
+          if constexpr (fetches.value != 0) {
+            __builtin_prefetch(next, 0, 2);
+            next += kAtOnce * kNextFloats;
+          }
+          FASTBN_UNROLL
+          for (int i = 0; i < kAtOnce; ++i) product_at(i, step.value, NV * kLanes);
+          a += kAtOnce * step.value;
+          b += kAtOnce * NV * kLanes;
+        }
+      };
+      if (kRegisters == 16 && b_step == NV * kLanes && (a_step == kBeside || a_step == kPacked)) {
+        if (a_step == kBeside) {
+          next == nullptr ? run(Constant<kBeside>{}, Constant<0>{}) : run(Constant<kBeside>{}, Constant<1>{});
+        } else {
+          next == nullptr ? run(Constant<kPacked>{}, Constant<0>{}) : run(Constant<kPacked>{}, Constant<1>{});
+        }
+      }
       if (next == nullptr) {
         for (; p < end; ++p) product();
       }
@@ -222,7 +255,6 @@ constexpr Tile tile_or_none() {
   }
 constexpr Tile kTiles[kMaxVectors][kMaxRows + 1] = {FASTBN_TILES(1), FASTBN_TILES(2), FASTBN_TILES(3), FASTBN_TILES(4)};
 #undef FASTBN_TILES
-constexpr int kTileRows[kMaxVectors] = {tile_rows(1), tile_rows(2), tile_rows(3), tile_rows(4)};
 
 // Rows of A that begin a multiple of kSetsFloats apart fall into one set of the first cache. Its ways, 12 here, do not
 // hold the lines of 14 of them and pass B's, so that every tile would read each line again and again.
@@ -262,6 +294,51 @@ void gemm(const GemmArgs& g) {
     }
     kTiles[vectors - 1][rows](g, at);
   }
+}
+
+// Rows x NV vectors, the last of `tail` lanes.
+template <int Rows, int NV>
+FASTBN_INLINE void outer_block(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t k, float* c,
+                               int64_t c_row, int64_t tail) {
+  vfloat sum[Rows][NV] = {};
+  for (int64_t p = 0; p < k; ++p) {
+    vfloat row[NV];
+    FASTBN_UNROLL
+    for (int v = 0; v + 1 < NV; ++v) row[v] = load(b + v * kLanes);
+    row[NV - 1] = load_lanes(b + (NV - 1) * kLanes, tail);
+    FASTBN_UNROLL
+    for (int i = 0; i < Rows; ++i) {
+      const vfloat element = broadcast(a[i]);
+      FASTBN_UNROLL
+      for (int v = 0; v < NV; ++v) sum[i][v] = fma(element, row[v], sum[i][v]);
+    }
+    a += a_col;
+    b += b_row;
+  }
+  FASTBN_UNROLL
+  for (int i = 0; i < Rows; ++i) {
+    FASTBN_UNROLL
+    for (int v = 0; v + 1 < NV; ++v) store(c + i * c_row + v * kLanes, sum[i][v]);
+    store_lanes(c + i * c_row + (NV - 1) * kLanes, sum[i][NV - 1], tail);
+  }
+}
+
+template <int Rows>
+FASTBN_INLINE void outer_rows(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t n, int64_t k,
+                              float* c, int64_t c_row) {
+  int64_t j = 0;
+  for (; j + kMaxVectors * kLanes <= n; j += kMaxVectors * kLanes)
+    outer_block<Rows, kMaxVectors>(a, a_col, b + j, b_row, k, c + j, c_row, kLanes);
+  for (; j < n; j += kLanes)
+    outer_block<Rows, 1>(a, a_col, b + j, b_row, k, c + j, c_row, n - j < kLanes ? n - j : kLanes);
+}
+
+void outer(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t m, int64_t n, int64_t k, float* c,
+           int64_t c_row) {
+  constexpr int kRows = 2;
+  int64_t i = 0;
+  for (; i + kRows <= m; i += kRows) outer_rows<kRows>(a + i, a_col, b, b_row, n, k, c + i * c_row, c_row);
+  if (i < m) outer_rows<1>(a + i, a_col, b, b_row, n, k, c + i * c_row, c_row);
 }
 
 void pack(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed) {
@@ -401,6 +478,7 @@ void fill_gemm(GemmKernels& table) {
   table.tile_rows = kTileRows[1];
   table.low_tiles = 2 * kTileRows[1] <= kLineFloats;
   table.gemm = gemm;
+  table.outer = outer;
   table.pack = pack;
   table.pack_transposed = pack_transposed;
   table.pack_rows = pack_rows;

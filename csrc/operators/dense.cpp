@@ -199,6 +199,8 @@ void DensePlan::filter(const float* x, int64_t x_stride, const float* dy, int64_
   if (in.begin >= in.end) return;
   const GemmKernels& k = kernels().gemm;
   const int64_t lanes = kernels().vector_floats;
+  if (k.low_tiles && rows <= kFewRows && update == nullptr)
+    return k.outer(x + in.begin, x_stride, dy + out.begin, dy_stride, in.size(), out.size(), rows, to, to_stride);
   const bool packed = update == nullptr && packs_x(rows, out.size());
   const int64_t row_block = even_block(rows, filter_rows(rows, packed));
   const GemmStart next = rows > kChainRows ? GemmStart::kAdd : GemmStart::kChain;
