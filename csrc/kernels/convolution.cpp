@@ -151,12 +151,13 @@ FASTBN_INLINE void for_reached(Body body) {
 }
 
 // What a strip reads next comes from further on than hardware looks: the vectors of the next channels and after them
-// the first ones of the next strip, `to_next` floats from this one, where a pixel has many channels, else the rows
-// below.
+// the first ones of the next strip, `to_next` floats from this one, where a pixel has many channels; else the rows
+// below, or the next strip where those are more than the second cache would keep until they are read.
 constexpr int64_t kManyChannels = 128;
+constexpr int64_t kFloatsBelow = 24 << 10;
 FASTBN_INLINE int64_t ahead(int64_t c, int64_t channels, int64_t to_next, int64_t to_below) {
   constexpr int64_t kAhead = 2 * kLanes;
-  if (channels < kManyChannels) return to_below;
+  if (channels < kManyChannels) return to_below <= kFloatsBelow ? to_below : to_next;
   return c + kAhead < channels ? kAhead : to_next + kAhead - channels;
 }
 

@@ -122,7 +122,20 @@ FASTBN_INLINE void store_partial(float* p, vfloat v, int64_t n) {
 #if defined(__AVX512F__)
   _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1u), (__m512)v);
 #elif defined(__AVX2__)
-  _mm256_maskstore_ps(p, (__m256i)first_lanes(n), (__m256)v);
+  // In halves, quarters and lanes: some processors take forty instructions for a masked store.
+  if (n >= kLanes) return store(p, v);
+  __m128 part = (__m128)__builtin_shufflevector(v, v, 0, 1, 2, 3);
+  if ((n & 4) != 0) {
+    _mm_storeu_ps(p, part);
+    part = (__m128)__builtin_shufflevector(v, v, 4, 5, 6, 7);
+    p += 4;
+  }
+  if ((n & 2) != 0) {
+    _mm_storel_pi((__m64*)p, part);
+    part = _mm_movehl_ps(part, part);
+    p += 2;
+  }
+  if ((n & 1) != 0) _mm_store_ss(p, part);
 #else
   for (int64_t i = 0; i < n; ++i) p[i] = v[i];
 #endif
