@@ -65,7 +65,8 @@ constexpr int64_t kProductsOfFetch = 64;
 // registers the instructions around six rows' products count. They read a line of what is next.
 constexpr int kAtOnce = 2;
 static_assert(kAtOnce * kNextFloats == kLineFloats);
-constexpr int64_t kBeside = sizeof(float), kPacked = kTileRows[1] * sizeof(float);
+constexpr int64_t kBeside = sizeof(float), kPacked = kTileRows[1] * sizeof(float);  // bytes between columns of A
+constexpr int64_t kWidePanel = 32;  // floats between rows of B in the weights of a dense layer of a program
 
 // Where the rows of a tile are, in bytes from A's first element and in floats from C's, and what is read next: p's
 // that do not fetch C fetch kNextFloats each of it unless it is NULL.
@@ -150,7 +151,7 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
     int64_t end = e == fetch_batch ? fetch_first : g.k;
     for (int64_t p = 0;; end = g.k) {
       // Products whose addresses are constants apart.
-      const auto run = [&](auto step, auto fetches) __attribute__((always_inline)) {
+      const auto run = [&](auto a_apart, auto b_apart, auto fetches) __attribute__((always_inline)) {
         int64_t passes = (end - p) / kAtOnce;
         p += passes * kAtOnce;
         for (; passes > 0; --passes) {
@@ -159,17 +160,19 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
             next += kAtOnce * kNextFloats;
           }
           FASTBN_UNROLL
-          for (int i = 0; i < kAtOnce; ++i) product_at(i, step.value, NV * kLanes);
-          a += kAtOnce * step.value;
-          b += kAtOnce * NV * kLanes;
+          for (int i = 0; i < kAtOnce; ++i) product_at(i, a_apart.value, b_apart.value);
+          a += kAtOnce * a_apart.value;
+          b += kAtOnce * b_apart.value;
         }
       };
-      if (kRegisters == 16 && b_step == NV * kLanes && (a_step == kBeside || a_step == kPacked)) {
-        if (a_step == kBeside) {
-          next == nullptr ? run(Constant<kBeside>{}, Constant<0>{}) : run(Constant<kBeside>{}, Constant<1>{});
-        } else {
-          next == nullptr ? run(Constant<kPacked>{}, Constant<0>{}) : run(Constant<kPacked>{}, Constant<1>{});
-        }
+      const auto apart = [&](auto a_apart, auto b_apart) __attribute__((always_inline)) {
+        if (a_step != a_apart.value || b_step != b_apart.value) return;
+        next == nullptr ? run(a_apart, b_apart, Constant<0>{}) : run(a_apart, b_apart, Constant<1>{});
+      };
+      if constexpr (kRegisters == 16) {
+        apart(Constant<kBeside>{}, Constant<NV * kLanes>{});
+        apart(Constant<kPacked>{}, Constant<NV * kLanes>{});
+        if constexpr (NV * kLanes < kWidePanel) apart(Constant<kBeside>{}, Constant<kWidePanel>{});
       }
       if (next == nullptr) {
         for (; p < end; ++p) product();
@@ -296,10 +299,10 @@ void gemm(const GemmArgs& g) {
   }
 }
 
-// Rows x NV vectors, the last of `tail` lanes.
+// Rows x NV vectors from column j, the last of `tail` lanes.
 template <int Rows, int NV>
 FASTBN_INLINE void outer_block(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t k, float* c,
-                               int64_t c_row, int64_t tail) {
+                               int64_t c_row, int64_t tail, const GemmUpdate* update, int64_t from_first) {
   vfloat sum[Rows][NV] = {};
   for (int64_t p = 0; p < k; ++p) {
     vfloat row[NV];
@@ -315,30 +318,35 @@ FASTBN_INLINE void outer_block(const float* a, int64_t a_col, const float* b, in
     a += a_col;
     b += b_row;
   }
+  float* velocity = update && update->velocity ? update->velocity + from_first : nullptr;
   FASTBN_UNROLL
   for (int i = 0; i < Rows; ++i) {
     FASTBN_UNROLL
-    for (int v = 0; v + 1 < NV; ++v) store(c + i * c_row + v * kLanes, sum[i][v]);
-    store_lanes(c + i * c_row + (NV - 1) * kLanes, sum[i][NV - 1], tail);
+    for (int v = 0; v < NV; ++v) {
+      const int64_t lanes = v + 1 < NV ? kLanes : tail, at = i * c_row + v * kLanes;
+      if (update) {
+        update_lanes(*update, c + at, velocity ? velocity + at : nullptr, sum[i][v], lanes);
+      } else {
+        store_lanes(c + at, sum[i][v], lanes);
+      }
+    }
   }
 }
 
-template <int Rows>
-FASTBN_INLINE void outer_rows(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t n, int64_t k,
-                              float* c, int64_t c_row) {
-  int64_t j = 0;
-  for (; j + kMaxVectors * kLanes <= n; j += kMaxVectors * kLanes)
-    outer_block<Rows, kMaxVectors>(a, a_col, b + j, b_row, k, c + j, c_row, kLanes);
-  for (; j < n; j += kLanes)
-    outer_block<Rows, 1>(a, a_col, b + j, b_row, k, c + j, c_row, n - j < kLanes ? n - j : kLanes);
-}
-
 void outer(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t m, int64_t n, int64_t k, float* c,
-           int64_t c_row) {
-  constexpr int kRows = 2;
+           int64_t c_row, const GemmUpdate* update) {
+  const auto rows_at = [&](int64_t i, auto rows) __attribute__((always_inline)) {
+    const auto block = [&](int64_t j, auto vectors, int64_t tail) __attribute__((always_inline)) {
+      const int64_t at = i * c_row + j;
+      outer_block<rows.value, vectors.value>(a + i, a_col, b + j, b_row, k, c + at, c_row, tail, update, at);
+    };
+    int64_t j = 0;
+    for (; j + kMaxVectors * kLanes <= n; j += kMaxVectors * kLanes) block(j, Constant<kMaxVectors>{}, kLanes);
+    for (; j < n; j += kLanes) block(j, Constant<1>{}, n - j < kLanes ? n - j : kLanes);
+  };
   int64_t i = 0;
-  for (; i + kRows <= m; i += kRows) outer_rows<kRows>(a + i, a_col, b, b_row, n, k, c + i * c_row, c_row);
-  if (i < m) outer_rows<1>(a + i, a_col, b, b_row, n, k, c + i * c_row, c_row);
+  for (; i + 2 <= m; i += 2) rows_at(i, Constant<2>{});
+  if (i < m) rows_at(i, Constant<1>{});
 }
 
 void pack(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed) {

@@ -67,10 +67,10 @@ struct GemmKernels {
 
   void (*gemm)(const GemmArgs& args);
 
-  // c[i * c_row + j] = sum_p a[p * a_col + i] b[p * b_row + j], i in [0, m), j in [0, n), a chain over p in [0, k): for
-  // so few p that a tile would take longer to begin and to end.
+  // c[i * c_row + j] = sum_p a[p * a_col + i] b[p * b_row + j], i in [0, m), j in [0, n), a chain over p in [0, k), or
+  // `update` with it as GemmArgs has it: for so few p that a tile would take longer to begin and to end.
   void (*outer)(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t m, int64_t n, int64_t k, float* c,
-                int64_t c_row);
+                int64_t c_row, const GemmUpdate* update);
   // packed[p * width + j] = source[p * row + j], j in [0, n); zero for j in [n, width).
   void (*pack)(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed);
   // packed[p * width + j] = source[j * row + p], the same tail.

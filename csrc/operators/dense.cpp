@@ -25,6 +25,10 @@ constexpr int64_t kRowBytes = 1 << 18;   // of the matrix that is not packed
 constexpr int64_t kFewRows = 12;         // up to here W is read in place: packing would cost more than it saves
 constexpr int64_t kFewDepth = 128;       // of k in one pass over all columns then
 
+// Of a gradient that is followed by an update: where x is packed, as much as keeps packing rare beside products; else
+// as much as stays in the first-level cache.
+constexpr int64_t kUpdateFloats = 1 << 15, kUpdateColumns = 8 * kDensePanel, kUpdateRows = 112;
+
 // Numeric plan of backward_filter: up to kChainRows rows make one chain; more are cut into chains of at most
 // kLongChain, and their sums are added in order. A single chain over n rows loses digits with the root of n.
 constexpr int64_t kChainRows = 1024;
@@ -191,37 +195,83 @@ void DensePlan::backward_data(const float* dy, int64_t dy_stride, int64_t rows, 
   blocked_product(dy, dy_stride, rows, out_, end - begin, nullptr, FBN_LINEAR, 0, dx + begin, dx_stride, panel);
 }
 
-bool DensePlan::updates_in_place(int64_t rows) { return rows <= filter_rows(rows, false); }
+DensePlan::FilterBlock DensePlan::update_block(int64_t rows, int64_t columns) {
+  if (!packs_x(rows, columns)) return {kUpdateRows, kDensePanel};
+  const int64_t out = std::min(round_up(columns, kDensePanel), kUpdateColumns);
+  return {kUpdateFloats / out, out};
+}
 
-void DensePlan::filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows, float* to,
-                       int64_t to_stride, Range in, Range out, const GemmUpdate* update,
-                       float* scratch) const noexcept {
+int64_t DensePlan::update_scratch(int64_t rows, int64_t columns) const {
+  const FilterBlock block = update_block(rows, columns);
+  return block.in * block.out + filter_scratch(rows, block.out);
+}
+
+// Low tiles read packed rows of x and have no registers left for an update: theirs follows a gradient in the cache.
+bool DensePlan::updates_in_place(int64_t rows) {
+  return rows <= (kernels().gemm.low_tiles ? kFewRows : filter_rows(rows, false));
+}
+
+// Element (k, c) of W is element (k - first_k, c - first_c) of what lies at `data` as the W of `layout`.
+struct DensePlan::Target {
+  float* data;
+  DensePlan layout;
+  int64_t first_k, first_c;
+  const GemmUpdate* update;
+
+  int64_t index(int64_t k, int64_t c) const { return layout.kernel_at(k - first_k, c - first_c); }
+  float* at(int64_t k, int64_t c) const { return data + index(k, c); }
+  int64_t stride(int64_t c) const { return layout.kernel_stride(c - first_c); }
+  // Most columns side by side.
+  int64_t widest() const { return layout.layout_ == KernelLayout::panels ? kDensePanel : layout.out_; }
+  // The update where element (k, c) is the first.
+  const GemmUpdate* update_at(int64_t k, int64_t c, GemmUpdate* own) const {
+    if (update == nullptr) return nullptr;
+    *own = *update;
+    if (own->velocity != nullptr) own->velocity += index(k, c);
+    return own;
+  }
+};
+
+void DensePlan::backward_filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
+                                float* dkernel, Range in, Range out, float* scratch) const noexcept {
+  const Target to{dkernel, DensePlan(in.size(), out.size(), layout_), in.begin, out.begin, nullptr};
+  filter(x, x_stride, dy, dy_stride, rows, to, in, out, scratch);
+}
+
+void DensePlan::backward_filter_update(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride,
+                                       int64_t rows, float* kernel, Range in, Range out, const GemmUpdate& update,
+                                       float* scratch) const noexcept {
+  filter(x, x_stride, dy, dy_stride, rows, {kernel, *this, 0, 0, &update}, in, out, scratch);
+}
+
+void DensePlan::filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
+                       const Target& to, Range in, Range out, float* scratch) const noexcept {
   if (in.begin >= in.end) return;
   const GemmKernels& k = kernels().gemm;
   const int64_t lanes = kernels().vector_floats;
-  if (k.low_tiles && rows <= kFewRows && update == nullptr)
-    return k.outer(x + in.begin, x_stride, dy + out.begin, dy_stride, in.size(), out.size(), rows, to, to_stride);
-  const bool packed = update == nullptr && packs_x(rows, out.size());
+  GemmUpdate own;
+  if (k.low_tiles && rows <= kFewRows) {
+    for (int64_t j = out.begin; j < out.end; j += to.widest()) {
+      k.outer(x + in.begin, x_stride, dy + j, dy_stride, in.size(), std::min(to.widest(), out.end - j), rows,
+              to.at(in.begin, j), to.stride(j), to.update_at(in.begin, j, &own));
+    }
+    return;
+  }
+  const bool packed = to.update == nullptr && packs_x(rows, out.size());
   const int64_t row_block = even_block(rows, filter_rows(rows, packed));
   const GemmStart next = rows > kChainRows ? GemmStart::kAdd : GemmStart::kChain;
   for (int64_t r = 0; r == 0 || r < rows; r += row_block) {
     const int64_t depth = std::min(row_block, rows - r);
     const GemmStart start = r > 0 ? next : GemmStart::kZero;
     if (packed) {
-      filter_packed(x + r * x_stride, x_stride, dy + r * dy_stride, dy_stride, depth, to, to_stride, in, out, start,
-                    scratch);
+      filter_packed(x + r * x_stride, x_stride, dy + r * dy_stride, dy_stride, depth, to, in, out, start, scratch);
       continue;
     }
-    const int64_t wide = depth <= kFewRows ? k.wide_floats : k.panel_floats;
+    const int64_t wide = std::min<int64_t>(depth <= kFewRows ? k.wide_floats : k.panel_floats, to.widest());
     for (int64_t j = out.begin; j < out.end; j += wide) {
       const float* from = dy + r * dy_stride + j;
-      GemmArgs g = plain(x + r * x_stride + in.begin, 1, x_stride, from, dy_stride, to + j - out.begin, to_stride);
-      GemmUpdate own;
-      if (update != nullptr) {
-        own = *update;
-        if (own.velocity != nullptr) own.velocity += j - out.begin;
-        g.update = &own;
-      }
+      GemmArgs g = plain(x + r * x_stride + in.begin, 1, x_stride, from, dy_stride, to.at(in.begin, j), to.stride(j));
+      g.update = to.update_at(in.begin, j, &own);
       g.m = in.size();
       g.n = std::min(wide, out.end - j);
       g.k = depth;
@@ -237,8 +287,7 @@ void DensePlan::filter(const float* x, int64_t x_stride, const float* dy, int64_
 }
 
 void DensePlan::filter_packed(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
-                              float* to, int64_t to_stride, Range in, Range out, GemmStart start,
-                              float* scratch) const noexcept {
+                              const Target& to, Range in, Range out, GemmStart start, float* scratch) const noexcept {
   const GemmKernels& k = kernels().gemm;
   const int64_t panel = k.panel_floats, group = kPanelsOfFilter * panel;
   const int64_t block = block_of_rows(in.size()), tile = packed_tile(rows);
@@ -256,8 +305,7 @@ void DensePlan::filter_packed(const float* x, int64_t x_stride, const float* dy,
       const int64_t count = std::min(block, in.end - i);
       pack_rows(x + i, x_stride, 0, rows, count, tile, x_packed);
       for (int64_t j = j0; j < end; j += panel) {
-        GemmArgs g = plain(x_packed, 1, k.tile_rows, scratch + (j - j0) * rows, width(j),
-                           to + (i - in.begin) * to_stride + j - out.begin, to_stride);
+        GemmArgs g = plain(x_packed, 1, k.tile_rows, scratch + (j - j0) * rows, width(j), to.at(i, j), to.stride(j));
         read_packed_rows(&g, x_packed, tile, rows);
         g.m = count;
         g.n = std::min(panel, end - j);
@@ -422,7 +470,7 @@ fbn_status fbn_dense_backward(const fbn_dense* d, const float* dy, const float* 
         plan.backward_data(gradient + r.begin * out, out, r.size(), kernel, dx + r.begin * in, in, c.begin, c.end, own);
       } else if (i < data_tasks + filter_tasks) {
         const Range k = filter.column_range(i - data_tasks);
-        plan.backward_filter(x, in, gradient, out, rows, dkernel + k.begin * out, out, k, {0, out}, own);
+        plan.backward_filter(x, in, gradient, out, rows, dkernel + k.begin * out, k, {0, out}, own);
       } else {
         const Range c = part_of(out, bias_parts, i - data_tasks - filter_tasks, grain);
         column_sums(gradient + c.begin, out, rows, c.size(), sums + c.begin, false);

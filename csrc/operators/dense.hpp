@@ -64,26 +64,33 @@ class DensePlan {
   // dx[r][k] = sum_c dy[r][c] W[k][c] for k in [begin, end).
   void backward_data(const float* dy, int64_t dy_stride, int64_t rows, const float* kernel, float* dx,
                      int64_t dx_stride, int64_t begin, int64_t end, float* scratch) const noexcept;
-  // dkernel[(k - in.begin) * dkernel_stride + c - out.begin] = sum_r x[r][k] dy[r][c] for k in `in` and c in `out`: one
-  // chain over r in order up to 1024 rows, more as sums of even chains of at most 512, added in order.
+  // The gradient of W[k][c] for k in `in` and c in `out`, sum_r x[r][k] dy[r][c], into dkernel, which lies as the W of
+  // a plan of in.size() x out.size() with this one's layout: one chain over r in order up to 1024 rows, more as sums of
+  // even chains of at most 512, added in order.
   void backward_filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
-                       float* dkernel, int64_t dkernel_stride, Range in, Range out, float* scratch) const noexcept {
-    filter(x, x_stride, dy, dy_stride, rows, dkernel, dkernel_stride, in, out, nullptr, scratch);
-  }
-  // Whether so many rows are one pass, which may end in an update of W instead of its gradient.
+                       float* dkernel, Range in, Range out, float* scratch) const noexcept;
+  // How much of a gradient over `rows` rows into at most `columns` columns to make before weights are updated with it:
+  // it stays in the second-level cache, or in the first.
+  struct FilterBlock {
+    int64_t in, out;
+  };
+  static FilterBlock update_block(int64_t rows, int64_t columns);
+  // Floats of scratch for a block and the making of it.
+  int64_t update_scratch(int64_t rows, int64_t columns) const;
+  // Whether the gradient over so many rows is best not stored, but ends in an update of W.
   static bool updates_in_place(int64_t rows);
-  // The same, with W and update.velocity, rows `stride` apart, updated by SGD: the bits of both steps.
+  // The same, with W and update.velocity, which begin with row 0 and column 0, updated by SGD: the bits of both steps.
   void backward_filter_update(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
-                              float* w, int64_t stride, Range in, Range out, const GemmUpdate& update,
-                              float* scratch) const noexcept {
-    filter(x, x_stride, dy, dy_stride, rows, w, stride, in, out, &update, scratch);
-  }
+                              float* kernel, Range in, Range out, const GemmUpdate& update,
+                              float* scratch) const noexcept;
 
  private:
-  void filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows, float* to,
-              int64_t to_stride, Range in, Range out, const GemmUpdate* update, float* scratch) const noexcept;
-  void filter_packed(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows, float* to,
-                     int64_t to_stride, Range in, Range out, GemmStart start, float* scratch) const noexcept;
+  // A gradient, or weights to update: where the first element of `in` and `out` is, and how the rest lies.
+  struct Target;
+  void filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows, const Target& to,
+              Range in, Range out, float* scratch) const noexcept;
+  void filter_packed(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
+                     const Target& to, Range in, Range out, GemmStart start, float* scratch) const noexcept;
 
   int64_t in_ = 0, out_ = 0;
   KernelLayout layout_ = KernelLayout::rows;

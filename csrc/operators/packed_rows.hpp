@@ -11,7 +11,7 @@
 namespace fastbn {
 
 inline constexpr int64_t kTilesOfBlock = 8;  // that are packed at once, and share the packed B
-inline constexpr int64_t kPanelsWorthPacking = 8;
+inline constexpr int64_t kPanelsWorthPacking = 4;
 // Columns of A, and rows of B, that are packed for all tiles and panels before the next ones: where each tile read all
 // of them, every line would come from a page of its own.
 inline constexpr int64_t kPackedAtOnce = 16;

@@ -29,7 +29,6 @@ inline constexpr int64_t kSlices = 8, kWidestSlice = 128;
 inline constexpr int64_t kSmallKernelBytes = 65536;  // a dense kernel that a chunk may stream without a thought
 inline constexpr int64_t kCacheAdvantage = 8;        // a byte from the cache costs an eighth of one from memory
 
-inline constexpr int64_t kUpdateRows = 112;    // of a panel of weight gradients that is updated while in the cache
 inline constexpr int64_t kUpdateTask = 16384;  // floats of a task of the update phase
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }

@@ -95,14 +95,11 @@ void Planner::backward_dense(const Op& op, int dy) {
       s.whole_chunk = true;
       s.multiply_adds = node(op).multiply_adds;
       s.fixed_bytes = kernel->size * 4;
-      s.scratch_floats = plan.scratch(plan_->chunk * in.rows, in.columns);
+      s.scratch_floats = plan.filter_scratch(plan_->chunk * in.rows, out.columns);
       s.run = [=](const StepContext& c) {
         float* own = c.at(partial) + c.chunk * kernel->size;
-        for (int64_t j = 0; j < out.columns; j += kDensePanel) {
-          const Range panel{j, std::min(j + kDensePanel, out.columns)};
-          plan.backward_filter(c.at(x), in.columns, c.at(dz), out.columns, c.count * in.rows,
-                               own + plan.kernel_at(0, j), plan.kernel_stride(j), {0, in.columns}, panel, c.scratch);
-        }
+        plan.backward_filter(c.at(x), in.columns, c.at(dz), out.columns, c.count * in.rows, own, {0, in.columns},
+                             {0, out.columns}, c.scratch);
       };
       emit(std::move(s));
       pending_.push_back({kernel, partial, true});
@@ -172,34 +169,32 @@ void Planner::emit_dense_filter(const Op& op, const DensePlan& plan, int x, int 
   const int64_t in = plan.in_features(), out = plan.out_features(), rows = node(op).size() / out;
   Parameter* kernel = store_.find(op.node, ParameterRole::kernel);
   ParameterStore* store = &store_;
-  const int64_t tile = kUpdateRows * kDensePanel;
   Step s = step(op, "backward_filter", FBN_BACKWARD, {x, dz}, {});
   s.note = "updated here";
   s.multiply_adds = node(op).multiply_adds;
   s.fixed_bytes = kernel->size * 4 * (2 + 2 * store->slot_count);
-  s.scratch_floats = tile + plan.scratch(request_.capacity * rows, phase().slice);
+  s.scratch_floats = plan.update_scratch(request_.capacity * rows, by_outputs ? phase().slice : out);
   s.run = [=](const StepContext& c) {
     const Range ks = by_outputs ? Range{0, in} : Range{c.begin, c.end};
     const Range columns = by_outputs ? Range{c.begin, c.end} : Range{0, out};
     const UpdateRule& rule = c.run->rule;
     if (rule.kind == FBN_SGD && !store->keep_gradients && DensePlan::updates_in_place(c.count * rows)) {
-      for (int64_t j = columns.begin; j < columns.end; j += kDensePanel) {
-        const Range panel{j, std::min(j + kDensePanel, columns.end)};
-        const int64_t first = plan.kernel_at(ks.begin, j);
-        const GemmUpdate update{rule.learning_rate, rule.decay, rule.momentum, rule.nesterov,
-                                rule.has_momentum ? kernel->slots[0].floats() + first : nullptr};
-        plan.backward_filter_update(c.at(x), in, c.at(dz), out, c.count * rows, kernel->value.floats() + first,
-                                    plan.kernel_stride(j), ks, panel, update, c.scratch + tile);
-      }
-      return;
+      const GemmUpdate update{rule.learning_rate, rule.decay, rule.momentum, rule.nesterov,
+                              rule.has_momentum ? kernel->slots[0].floats() : nullptr};
+      return plan.backward_filter_update(c.at(x), in, c.at(dz), out, c.count * rows, kernel->value.floats(), ks,
+                                         columns, update, c.scratch);
     }
-    for (int64_t j = columns.begin; j < columns.end; j += kDensePanel) {
-      const Range panel{j, std::min(j + kDensePanel, columns.end)};
-      for (int64_t k = ks.begin; k < ks.end; k += kUpdateRows) {
-        const Range part{k, std::min(k + kUpdateRows, ks.end)};
-        plan.backward_filter(c.at(x), in, c.at(dz), out, c.count * rows, c.scratch, panel.size(), part, panel,
-                             c.scratch + tile);
-        update_parameter(*store, rule, *kernel, c.scratch, plan.kernel_at(k, j), part.size() * panel.size());
+    const DensePlan::FilterBlock block = DensePlan::update_block(c.count * rows, columns.size());
+    float* scratch = c.scratch + block.in * block.out;
+    for (int64_t j = columns.begin; j < columns.end; j += block.out) {
+      const Range part_out{j, std::min(j + block.out, columns.end)};
+      for (int64_t k = ks.begin; k < ks.end; k += block.in) {
+        const Range part_in{k, std::min(k + block.in, ks.end)};
+        plan.backward_filter(c.at(x), in, c.at(dz), out, c.count * rows, c.scratch, part_in, part_out, scratch);
+        for (int64_t p = part_out.begin; p < part_out.end; p += kDensePanel) {
+          const int64_t size = part_in.size() * std::min(kDensePanel, part_out.end - p);
+          update_parameter(*store, rule, *kernel, c.scratch + part_in.size() * (p - j), plan.kernel_at(k, p), size);
+        }
       }
     }
   };
