@@ -256,7 +256,124 @@ void depthwise_strips(const DepthwiseBlockArgs& g) {
   }
 }
 
-void depthwise_block(const DepthwiseBlockArgs& g) { g.stride == 1 ? depthwise_strips<1>(g) : depthwise_strips<2>(g); }
+// Where registers are few: four outputs of one row and two vectors of channels, with AVX2 a line, so that where pixels
+// lie a power of two apart no line is needed twice. A row of taps at a time is in registers, and each source is read
+// once for it.
+constexpr int kRowColumns = 4;
+
+// What the products of a row need of its arguments, copied: as far as the compiler knows, stores of vectors change what
+// a reference refers to.
+struct RowSteps {
+  int64_t channels, x_up, y_step;
+};
+
+// Skips: whether the first and the last source column are padding. Far: what the next outputs read first and write is
+// fetched.
+template <int Stride, int Columns, bool SkipFirst, bool SkipLast, bool Far, int Vectors, bool Whole>
+FASTBN_INLINE void row_sums(const DepthwiseBlockArgs& g, RowSteps s, const float* x, const float* w, float* y,
+                            int64_t taps_up, int64_t c, int64_t lanes) {
+  constexpr int kReach = reach(Stride, Columns);
+  vfloat sum[Vectors][Columns];
+  for_each_constant<Vectors * Columns>([&](auto i) __attribute__((always_inline)) {
+    sum[i.value / Columns][i.value % Columns] = vfloat{};
+  });
+  for (int64_t u = 0; u < taps_up; ++u) {
+    for_each_constant<Vectors>([&](auto vector) __attribute__((always_inline)) {
+      constexpr int j = vector.value;
+      vfloat tap[3];
+      for_each_constant<3>([&](auto v) __attribute__((always_inline)) {
+        tap[v.value] = load_channels<Whole>(w + v.value * s.channels + j * kLanes, lanes);
+      });
+      for_each_constant<kReach>([&](auto column) __attribute__((always_inline)) {
+        constexpr int k = column.value;
+        if constexpr ((SkipFirst && k == 0) || (SkipLast && k == kReach - 1)) return;
+        // A pointer to every third column: the others are one and two times the same distance away.
+        const float* third = x + k / 3 * 3 * s.channels;
+        const vfloat source = load_channels<Whole>(third + k % 3 * s.channels + j * kLanes, lanes);
+        for_each_constant<3>([&](auto tap_along) __attribute__((always_inline)) {
+          constexpr int v = tap_along.value;
+          if constexpr (k >= v && (k - v) % Stride == 0 && (k - v) / Stride < Columns) {
+            vfloat& to = sum[j][(k - v) / Stride];
+            to = fma(source, tap[v], to);
+          }
+        });
+      });
+    });
+    x += s.x_up;
+    w += 3 * s.channels;
+  }
+  if constexpr (Far) {
+    for_each_constant<Columns * Stride>([&](auto k) __attribute__((always_inline)) {
+      for (int u = 1; u <= Stride; ++u) __builtin_prefetch(x - u * s.x_up + (kReach + k.value) * s.channels, 0, 2);
+    });
+    for_each_constant<Columns>([&](auto i) __attribute__((always_inline)) {
+      __builtin_prefetch(y + (Columns + i.value) * s.y_step, 1);
+    });
+  }
+  if (g.bias == nullptr && g.activation == FBN_LINEAR) {
+    for_each_constant<Columns>([&](auto i) __attribute__((always_inline)) {
+      for_each_constant<Vectors>([&](auto j) __attribute__((always_inline)) {
+        store_channels<Whole>(y + i.value * s.y_step + j.value * kLanes, sum[j.value][i.value], lanes);
+      });
+    });
+    return;
+  }
+  FASTBN_UNROLL
+  for (int j = 0; j < Vectors; ++j) finish_columns<Whole>(g, sum[j], y - c, c + j * kLanes, lanes);
+}
+
+template <int Stride, int Columns, bool SkipFirst, bool SkipLast, bool Far>
+void row_channels(const DepthwiseBlockArgs& g, const float* x, const float* w, float* y, int64_t taps_up) {
+  const RowSteps steps{g.channels, g.x_up, g.y_step};
+  const auto sums = [&](int64_t c, auto vectors, auto whole, int64_t lanes) __attribute__((always_inline)) {
+    row_sums<Stride, Columns, SkipFirst, SkipLast, Far, vectors.value, whole.value != 0>(g, steps, x + c, w + c, y + c,
+                                                                                         taps_up, c, lanes);
+  };
+  int64_t c = 0;
+  for (; c + 2 * kLanes <= steps.channels; c += 2 * kLanes) sums(c, Constant<2>{}, Constant<1>{}, kLanes);
+  for (; c + kLanes <= steps.channels; c += kLanes) sums(c, Constant<1>{}, Constant<1>{}, kLanes);
+  if (c < steps.channels) sums(c, Constant<1>{}, Constant<0>{}, steps.channels - c);
+}
+
+using RowChannels = void (*)(const DepthwiseBlockArgs&, const float*, const float*, float*, int64_t);
+template <int Stride, bool SkipFirst, bool SkipLast, bool Far>
+constexpr RowChannels kRowChannels[kRowColumns] = {
+    row_channels<Stride, 1, SkipFirst, SkipLast, Far>, row_channels<Stride, 2, SkipFirst, SkipLast, Far>,
+    row_channels<Stride, 3, SkipFirst, SkipLast, Far>, row_channels<Stride, 4, SkipFirst, SkipLast, Far>};
+
+template <int Stride, bool Far>
+void depthwise_rows(const DepthwiseBlockArgs& g) {
+  for (int64_t r = 0; r < g.rows; ++r) {
+    const int64_t up = r * Stride, u0 = up < g.row_begin ? g.row_begin - up : 0;
+    const int64_t u1 = g.row_end - up < 3 ? g.row_end - up : 3;
+    const float* x = g.x + (g.origin + (up + u0) * g.x_up);
+    const float* w = g.w + 3 * u0 * g.channels;
+    float* y = g.y + r * g.y_up;
+    for (int64_t i = 0, columns; i < g.columns; i += columns) {
+      columns = g.columns - i < kRowColumns ? g.columns - i : kRowColumns;
+      const bool first = i * Stride<g.column_begin, last = (i + columns - 1) * Stride + 3> g.column_end;
+      const auto& run = first  ? last ? kRowChannels<Stride, true, true, Far> : kRowChannels<Stride, true, false, Far>
+                         : last ? kRowChannels<Stride, false, true, Far>
+                               : kRowChannels<Stride, false, false, Far>;
+      run[columns - 1](g, x + i * Stride * g.channels, w, y + i * g.y_step, u1 - u0);
+    }
+  }
+}
+
+template <int Stride>
+void depthwise_3x3(const DepthwiseBlockArgs& g) {
+  constexpr int64_t kFarFloats = 1 << 18;  // of an image that comes from beyond the second cache
+  if constexpr (!kManyRegisters) {
+    const bool one_outside = g.column_begin <= 1 && (g.columns - 1) * Stride + 3 <= g.column_end + 1;
+    if (one_outside) {
+      const bool far = (g.row_end - g.row_begin) * g.x_up > kFarFloats;
+      return far ? depthwise_rows<Stride, true>(g) : depthwise_rows<Stride, false>(g);
+    }
+  }
+  depthwise_strips<Stride>(g);
+}
+
+void depthwise_block(const DepthwiseBlockArgs& g) { g.stride == 1 ? depthwise_3x3<1>(g) : depthwise_3x3<2>(g); }
 
 template <int Up, int Along, bool Whole>
 FASTBN_INLINE void filter_taps(const DepthwiseFilterArgs& g, const float* x, const float* dy, float* dw,

@@ -165,14 +165,19 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
           b += kAtOnce * b_apart.value;
         }
       };
-      const auto apart = [&](auto a_apart, auto b_apart) __attribute__((always_inline)) {
-        if (a_step != a_apart.value || b_step != b_apart.value) return;
-        next == nullptr ? run(a_apart, b_apart, Constant<0>{}) : run(a_apart, b_apart, Constant<1>{});
-      };
-      if constexpr (kRegisters == 16) {
-        apart(Constant<kBeside>{}, Constant<NV * kLanes>{});
-        apart(Constant<kPacked>{}, Constant<NV * kLanes>{});
-        if constexpr (NV * kLanes < kWidePanel) apart(Constant<kBeside>{}, Constant<kWidePanel>{});
+      constexpr Constant<NV * kLanes> kTight;
+      if (kRegisters == 16 && b_step == NV * kLanes && (a_step == kBeside || a_step == kPacked)) {
+        if (a_step == kBeside) {
+          next == nullptr ? run(Constant<kBeside>{}, kTight, Constant<0>{})
+                          : run(Constant<kBeside>{}, kTight, Constant<1>{});
+        } else {
+          next == nullptr ? run(Constant<kPacked>{}, kTight, Constant<0>{})
+                          : run(Constant<kPacked>{}, kTight, Constant<1>{});
+        }
+      }
+      if constexpr (kRegisters == 16 && 2 * NV * kLanes == kWidePanel) {
+        if (b_step == kWidePanel && a_step == kBeside && next == nullptr)
+          run(Constant<kBeside>{}, Constant<kWidePanel>{}, Constant<0>{});
       }
       if (next == nullptr) {
         for (; p < end; ++p) product();

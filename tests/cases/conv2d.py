@@ -123,6 +123,9 @@ CASES = [
     ConvCase("depthwise_stride_same", (2, 17, 14, 20), 20, strides=(2, 2), padding="same", groups=20),
     ConvCase("depthwise_stride_pads", (2, 9, 23, 128), 128, strides=(2, 2), padding=((1, 3), (2, 1)), groups=128),
     ConvCase("depthwise_stride_small", (2, 3, 4, 33), 33, strides=(2, 2), padding="same", groups=33, activation="tanh"),
+    ConvCase("depthwise_rows_outside", (2, 5, 7, 40), 40, padding=((5, 4), (1, 1)), groups=40, activation="relu"),
+    ConvCase("depthwise_far", (1, 41, 50, 130), 130, padding="same", groups=130),  # more than 1 MiB an image
+    ConvCase("depthwise_stride_far", (1, 41, 50, 130), 130, strides=(2, 2), padding="same", groups=130),
     ConvCase("depthwise_stride_apart", (2, 9, 11, 16), 16, strides=(1, 2), padding="same", groups=16),
     ConvCase("depthwise_multiplier", (2, 9, 8, 6), 12, strides=(2, 1), groups=6),
     ConvCase("depthwise_dilation", (1, 11, 11, 33), 33, padding="same", dilation=(2, 2), groups=33),
