@@ -16,6 +16,7 @@ pybind11_add_module(_core NO_EXTRAS
     csrc/bindings/graph.cpp
     csrc/bindings/program.cpp
     csrc/bindings/addresses.cpp)
+target_precompile_headers(_core PRIVATE <pybind11/numpy.h> <pybind11/pybind11.h> <pybind11/stl.h>)
 target_compile_options(_core PRIVATE -Wall -Wextra -Wshadow $<$<BOOL:${FASTBN_WERROR}>:-Werror>)
 
 # Cython's launcher need not be on the path; the module is in the build environment.

@@ -360,20 +360,23 @@ void depthwise_rows(const DepthwiseBlockArgs& g) {
   }
 }
 
-template <int Stride>
-void depthwise_3x3(const DepthwiseBlockArgs& g) {
-  constexpr int64_t kFarFloats = 1 << 18;  // of an image that comes from beyond the second cache
-  if constexpr (!kManyRegisters) {
-    const bool one_outside = g.column_begin <= 1 && (g.columns - 1) * Stride + 3 <= g.column_end + 1;
-    if (one_outside) {
-      const bool far = (g.row_end - g.row_begin) * g.x_up > kFarFloats;
-      return far ? depthwise_rows<Stride, true>(g) : depthwise_rows<Stride, false>(g);
-    }
-  }
-  depthwise_strips<Stride>(g);
+// Whether what is read of an image, so many floats for each source, comes from beyond the second cache.
+template <class Args>
+bool is_far(const Args& g, double per_source) {
+  return per_source * (double)((g.row_end - g.row_begin) * g.x_up) > (double)(1 << 18);
 }
 
-void depthwise_block(const DepthwiseBlockArgs& g) { g.stride == 1 ? depthwise_3x3<1>(g) : depthwise_3x3<2>(g); }
+void depthwise_block(const DepthwiseBlockArgs& g) {
+  if constexpr (kManyRegisters) {
+    g.stride == 1 ? depthwise_strips<1>(g) : depthwise_strips<2>(g);
+  } else {
+    if (is_far(g, 1)) {
+      g.stride == 1 ? depthwise_rows<1, true>(g) : depthwise_rows<2, true>(g);
+    } else {
+      g.stride == 1 ? depthwise_rows<1, false>(g) : depthwise_rows<2, false>(g);
+    }
+  }
+}
 
 template <int Up, int Along, bool Whole>
 FASTBN_INLINE void filter_taps(const DepthwiseFilterArgs& g, const float* x, const float* dy, float* dw,
@@ -527,9 +530,101 @@ void filter_strips(const DepthwiseFilterBlockArgs& g) {
   }
 }
 
-// Sixteen registers do not hold nine sums and the rows of the gradient.
+// Where registers are few: a run of columns of one row, for two vectors of channels, with AVX2 a line, and two of the
+// three rows of taps, then the third.
+struct GradientRun {
+  int64_t channels, x_up, dy_up, columns;
+  bool skip_first, skip_last;  // source columns that are padding
+};
+
+// Far: the sources and the gradient one row below are fetched.
+template <int Stride, int Up, bool Far, int Vectors, bool Whole>
+FASTBN_INLINE void row_gradient(GradientRun g, const float* x, const float* dy, float* dw, int64_t lanes) {
+  vfloat sum[Up][3][Vectors];
+  const auto for_sums = [&](auto body) __attribute__((always_inline)) {
+    for_each_constant<Up * 3 * Vectors>([&](auto i) __attribute__((always_inline)) {
+      constexpr int j = i.value % Vectors, v = i.value / Vectors % 3, u = i.value / Vectors / 3;
+      body(sum[u][v][j], dw + (3 * u + v) * g.channels + j * kLanes);
+    });
+  };
+  for_sums([&](vfloat & to, const float* from)
+               __attribute__((always_inline)) { to = load_channels<Whole>(from, lanes); });
+  // Taps [first, end) of one column.
+  const auto column = [&](auto first, auto end) __attribute__((always_inline)) {
+    for_each_constant<Vectors>([&](auto j) __attribute__((always_inline)) {
+      const vfloat d = load_channels<Whole>(dy + j.value * kLanes, lanes);
+      for_each_constant<Up>([&](auto u) __attribute__((always_inline)) {
+        for_each_constant<end.value, first.value>([&](auto v) __attribute__((always_inline)) {
+          const float* from = x + u.value * g.x_up + v.value * g.channels + j.value * kLanes;
+          vfloat& to = sum[u.value][v.value][j.value];
+          to = fma(load_channels<Whole>(from, lanes), d, to);
+        });
+      });
+    });
+    if constexpr (Far) {
+      for_each_constant<Stride>([&](auto i) __attribute__((always_inline)) {
+        __builtin_prefetch(x + (Up - 1 + Stride) * g.x_up + (1 + i.value) * g.channels, 0, 2);
+      });
+      if constexpr (Up == 1) __builtin_prefetch(dy + g.dy_up, 0, 2);
+    }
+    x += Stride * g.channels;
+    dy += g.channels;
+  };
+  int64_t i = g.skip_first, end = g.columns - g.skip_last;
+  if (g.skip_first && g.skip_last && g.columns == 1) {
+    column(Constant<1>{}, Constant<2>{});
+  } else {
+    if (g.skip_first) column(Constant<1>{}, Constant<3>{});
+    for (; i < end; ++i) column(Constant<0>{}, Constant<3>{});
+    if (g.skip_last) column(Constant<0>{}, Constant<2>{});
+  }
+  for_sums([&](vfloat from, float* to) __attribute__((always_inline)) { store_channels<Whole>(to, from, lanes); });
+}
+
+template <int Stride, int Up, bool Far>
+void gradient_channels(GradientRun g, const float* x, const float* dy, float* dw) {
+  const auto run = [&](int64_t c, auto vectors, auto whole, int64_t lanes) __attribute__((always_inline)) {
+    row_gradient<Stride, Up, Far, vectors.value, whole.value != 0>(g, x + c, dy + c, dw + c, lanes);
+  };
+  int64_t c = 0;
+  for (; c + 2 * kLanes <= g.channels; c += 2 * kLanes) run(c, Constant<2>{}, Constant<1>{}, kLanes);
+  for (; c + kLanes <= g.channels; c += kLanes) run(c, Constant<1>{}, Constant<1>{}, kLanes);
+  if (c < g.channels) run(c, Constant<1>{}, Constant<0>{}, g.channels - c);
+}
+
+template <int Stride, bool Far>
+void gradient_rows(const DepthwiseFilterBlockArgs& g) {
+  for (int64_t r = 0; r < g.rows; ++r) {
+    const int64_t up = r * Stride, u0 = up < g.row_begin ? g.row_begin - up : 0;
+    const int64_t taps_up = (g.row_end - up < 3 ? g.row_end - up : 3) - u0;
+    for (int64_t i = 0; i < g.columns; i += kFilterColumns) {
+      GradientRun run{g.channels, g.x_up, g.dy_up, 0, false, false};
+      run.columns = g.columns - i < kFilterColumns ? g.columns - i : kFilterColumns;
+      run.skip_first = i * Stride < g.column_begin;
+      run.skip_last = (i + run.columns - 1) * Stride + 3 > g.column_end;
+      const float* x = g.x + (g.origin + (up + u0) * g.x_up + i * Stride * g.channels);
+      const float* dy = g.dy + r * g.dy_up + i * g.channels;
+      float* dw = g.dw + 3 * u0 * g.channels;
+      if (taps_up >= 2) {
+        gradient_channels<Stride, 2, false>(run, x, dy, dw);
+        x += 2 * g.x_up;
+        dw += 6 * g.channels;
+      }
+      if (taps_up == 1 || taps_up == 3) gradient_channels<Stride, 1, Far>(run, x, dy, dw);
+    }
+  }
+}
+
 void depthwise_filter_block(const DepthwiseFilterBlockArgs& g) {
-  if constexpr (kManyRegisters) g.stride == 1 ? filter_strips<1>(g) : filter_strips<2>(g);
+  if constexpr (kManyRegisters) {
+    g.stride == 1 ? filter_strips<1>(g) : filter_strips<2>(g);
+  } else {
+    if (is_far(g, 1 + 1.0 / (double)(g.stride * g.stride))) {
+      g.stride == 1 ? gradient_rows<1, true>(g) : gradient_rows<2, true>(g);
+    } else {
+      g.stride == 1 ? gradient_rows<1, false>(g) : gradient_rows<2, false>(g);
+    }
+  }
 }
 
 }  // namespace
@@ -539,7 +634,7 @@ void fill_convolution(ConvolutionKernels& table) {
   table.depthwise_block = depthwise_block;
   table.depthwise_filter_row = depthwise_filter_row;
   table.depthwise_filter_block = depthwise_filter_block;
-  table.filter_blocks = kManyRegisters;
+  table.columns_outside = kManyRegisters ? INT64_MAX : 1;
 }
 
 }  // namespace FASTBN_ISA

@@ -25,8 +25,8 @@ struct DepthwiseArgs {
 // A block of outputs with 3x3 taps, no dilation, stride s of 1 or 2: y[r * y_up + i * y_step + c], r in [0, rows), i in
 // [0, columns), is the chain over (u, v) of x[(r s + u) * x_up + (i s + v) * channels + c] w[(3 u + v) * channels + c],
 // and as above from there. Sources whose row r s + u lies outside [row_begin, row_end), or whose column i s + v lies
-// outside [column_begin, column_end), are padding: left out, and never read. x counts from `origin`, which need not be
-// inside.
+// outside [column_begin, column_end), are padding: left out, and never read; at most `columns_outside` on either
+// side. x counts from `origin`, which need not be inside.
 struct DepthwiseBlockArgs {
   const float* x;
   int64_t origin;
@@ -54,8 +54,7 @@ struct DepthwiseFilterArgs {
 
 // A band of the gradient of 3x3 taps, no dilation, stride s of 1 or 2: dw[(3 u + v) * channels + c] goes on by
 // x[(r s + u) * x_up + (i s + v) * channels + c] dy[r * dy_up + i * channels + c], r in [0, rows), i in [0, columns),
-// in an order that depends on the extents alone. Sources whose row r s + u lies outside [row_begin, row_end) or whose
-// column i s + v lies outside [column_begin, column_end) are padding, left out and never read.
+// in an order that depends on the extents alone. Padding as above.
 struct DepthwiseFilterBlockArgs {
   const float* x;
   int64_t origin;
@@ -71,7 +70,7 @@ struct ConvolutionKernels {
   void (*depthwise_block)(const DepthwiseBlockArgs& args);
   void (*depthwise_filter_row)(const DepthwiseFilterArgs& args);
   void (*depthwise_filter_block)(const DepthwiseFilterBlockArgs& args);
-  bool filter_blocks;  // false: rows one by one are faster
+  int64_t columns_outside;  // of padding on either side of a block, at most
 };
 
 #ifdef FASTBN_ISA

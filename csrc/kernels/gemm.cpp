@@ -68,11 +68,13 @@ static_assert(kAtOnce * kNextFloats == kLineFloats);
 constexpr int64_t kBeside = sizeof(float), kPacked = kTileRows[1] * sizeof(float);  // bytes between columns of A
 constexpr int64_t kWidePanel = 32;  // floats between rows of B in the weights of a dense layer of a program
 
-// Where the rows of a tile are, in bytes from A's first element and in floats from C's, and what is read next: p's
-// that do not fetch C fetch kNextFloats each of it unless it is NULL.
+// Tiles one after another, each as far from the one before: where the rows of the first are, in bytes from A's first
+// element and in floats from C's, and how far the next tile's. p's that do not fetch C fetch kNextFloats each of
+// g.next, from tile `first` of the call on.
 struct TileRows {
   int64_t a[kMaxRows], c[kMaxRows];
-  const float* next;
+  int64_t a_next, c_next;
+  int64_t first, count;
 };
 
 // The lines of a row of NV vectors, which need not begin where a line does.
@@ -93,15 +95,15 @@ FASTBN_INLINE void update_lanes(const GemmUpdate& u, float* w, float* velocity, 
   store_lanes(w, updated, lanes);
 }
 
-// MR rows of C, all n columns, n in ((NV - 1) * kLanes, NV * kLanes].
-// Not inlined: the caller's loop would let the compiler hoist constants into vector registers and spill accumulators.
-// For the same reason every case of the end stores at once instead of changing the accumulators.
+// MR rows of C, all n columns, n in ((NV - 1) * kLanes, NV * kLanes], of the tile whose first elements are at `a_first`
+// and `c`. Every case of the end stores at once instead of changing the accumulators: else the compiler hoists
+// constants into vector registers and spills.
 template <int MR, int NV>
-__attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
+FASTBN_INLINE void one_tile(const GemmArgs& g, const TileRows& at, const char* a_first, float* c, const float* next) {
   alignas(64) static const float kZeros[NV * kLanes] = {};
   const int64_t tail = g.n - (NV - 1) * kLanes;
   const bool chain = g.start == GemmStart::kChain;
-  const float* start = chain ? g.c : g.bias ? g.bias : kZeros;
+  const float* start = chain ? c : g.bias ? g.bias : kZeros;
   const int64_t start_row = chain ? -1 : 0;  // a mask of the row offsets
 
   vfloat sum[MR][NV];
@@ -118,9 +120,9 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
   const int64_t spread = g.batch > 0 ? (g.k < MR ? g.k : MR) : 0;
   const int64_t fetch_batch = kFetchLate ? g.batch - 1 : 0;
   const int64_t fetch_first = kFetchLate && g.k > kProductsOfFetch ? g.k - kProductsOfFetch : 0;
-  const float* velocity = g.update ? g.update->velocity : nullptr;
+  float* velocity = g.update && g.update->velocity ? g.update->velocity + (c - g.c) : nullptr;
   for (int64_t i = spread; i < MR; ++i) {
-    fetch_row<NV>(g.c + at.c[i]);
+    fetch_row<NV>(c + at.c[i]);
     if (velocity) fetch_row<NV>(velocity + at.c[i]);
   }
 
@@ -128,9 +130,8 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
   FASTBN_UNROLL
   for (int i = 0; i < MR; ++i) row_at[i] = at.a[i] - at.a[0];
   const int64_t a_step = g.a_col * (int64_t)sizeof(float), b_step = g.b_row;
-  const float* next = at.next;
   for (int64_t e = 0; e < g.batch; ++e) {
-    const char* a = (const char*)(g.a_offset ? g.a + g.a_offset[e] : g.a) + at.a[0];
+    const char* a = a_first + (g.a_offset ? g.a_offset[e] * (int64_t)sizeof(float) : 0);
     const float* b = g.b_offset ? g.b + g.b_offset[e] : g.b;
     const auto product_at = [&](int q, int64_t a_apart, int64_t b_apart) __attribute__((always_inline)) {
       vfloat row[NV];
@@ -189,7 +190,7 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
       }
       if (p == g.k) break;
       for (int64_t i = 0; i < spread; ++i, ++p) {
-        fetch_row<NV>(g.c + at.c[i]);
+        fetch_row<NV>(c + at.c[i]);
         if (velocity) fetch_row<NV>(velocity + at.c[i]);
         product();
       }
@@ -199,17 +200,17 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
   if (g.update) {
     FASTBN_UNROLL
     for (int i = 0; i < MR; ++i) {
-      float* own = g.update->velocity ? g.update->velocity + at.c[i] : nullptr;
+      float* own = velocity ? velocity + at.c[i] : nullptr;
       FASTBN_UNROLL
       for (int v = 0; v < NV; ++v) {
-        update_lanes(*g.update, g.c + at.c[i] + v * kLanes, own ? own + v * kLanes : nullptr, sum[i][v],
+        update_lanes(*g.update, c + at.c[i] + v * kLanes, own ? own + v * kLanes : nullptr, sum[i][v],
                      v + 1 < NV ? kLanes : tail);
       }
     }
   } else if (g.start == GemmStart::kAdd) {
     FASTBN_UNROLL
     for (int i = 0; i < MR; ++i) {
-      float* to = g.c + at.c[i];
+      float* to = c + at.c[i];
       FASTBN_UNROLL
       for (int v = 0; v + 1 < NV; ++v) store(to + v * kLanes, load(to + v * kLanes) + sum[i][v]);
       to += (NV - 1) * kLanes;
@@ -218,7 +219,7 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
   } else if (g.activation == FBN_LINEAR) {
     FASTBN_UNROLL
     for (int i = 0; i < MR; ++i) {
-      float* to = g.c + at.c[i];
+      float* to = c + at.c[i];
       FASTBN_UNROLL
       for (int v = 0; v + 1 < NV; ++v) store(to + v * kLanes, sum[i][v]);
       store_lanes(to + (NV - 1) * kLanes, sum[i][NV - 1], tail);
@@ -228,7 +229,7 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
     const bool leaky = g.activation == FBN_LEAKY_RELU;
     FASTBN_UNROLL
     for (int i = 0; i < MR; ++i) {
-      float* to = g.c + at.c[i];
+      float* to = c + at.c[i];
       FASTBN_UNROLL
       for (int v = 0; v < NV; ++v) {
         const vfloat below = leaky ? slope * sum[i][v] : vfloat{};
@@ -243,25 +244,42 @@ __attribute__((noinline)) void tile(const GemmArgs& g, const TileRows& at) {
   }
 }
 
-using Tile = void (*)(const GemmArgs&, const TileRows&);
+// Not inlined, and nothing is known to stay the same from tile to tile: the loop would let the compiler hoist constants
+// into vector registers and spill accumulators.
+template <int MR, int NV>
+__attribute__((noinline)) void tiles(const GemmArgs& g, const TileRows& at) {
+  const char* a = (const char*)g.a + at.a[0];
+  float* c = g.c;
+  const int64_t fetched = g.k * g.batch * kNextFloats;  // by one tile
+  for (int64_t t = 0; t < at.count; ++t) {
+    asm volatile("" ::: "memory");
+    const int64_t from = (at.first + t) * fetched;
+    one_tile<MR, NV>(g, at, a, c, from < g.next_floats ? g.next + from : nullptr);
+    a += at.a_next;
+    c += at.c_next;
+  }
+}
+
+using Tiles = void (*)(const GemmArgs&, const TileRows&);
 
 template <int NV, int MR>
-constexpr Tile tile_or_none() {
+constexpr Tiles tiles_or_none() {
   if constexpr (MR <= tile_rows(NV)) {
-    return tile<MR, NV>;
+    return tiles<MR, NV>;
   } else {
     return nullptr;
   }
 }
 
-#define FASTBN_TILES(NV)                                                                                 \
-  {                                                                                                      \
-    nullptr, tile_or_none<NV, 1>(), tile_or_none<NV, 2>(), tile_or_none<NV, 3>(), tile_or_none<NV, 4>(), \
-        tile_or_none<NV, 5>(), tile_or_none<NV, 6>(), tile_or_none<NV, 7>(), tile_or_none<NV, 8>(),      \
-        tile_or_none<NV, 9>(), tile_or_none<NV, 10>(), tile_or_none<NV, 11>(), tile_or_none<NV, 12>(),   \
-        tile_or_none<NV, 13>(), tile_or_none<NV, 14>()                                                   \
+#define FASTBN_TILES(NV)                                                                                     \
+  {                                                                                                          \
+    nullptr, tiles_or_none<NV, 1>(), tiles_or_none<NV, 2>(), tiles_or_none<NV, 3>(), tiles_or_none<NV, 4>(), \
+        tiles_or_none<NV, 5>(), tiles_or_none<NV, 6>(), tiles_or_none<NV, 7>(), tiles_or_none<NV, 8>(),      \
+        tiles_or_none<NV, 9>(), tiles_or_none<NV, 10>(), tiles_or_none<NV, 11>(), tiles_or_none<NV, 12>(),   \
+        tiles_or_none<NV, 13>(), tiles_or_none<NV, 14>()                                                     \
   }
-constexpr Tile kTiles[kMaxVectors][kMaxRows + 1] = {FASTBN_TILES(1), FASTBN_TILES(2), FASTBN_TILES(3), FASTBN_TILES(4)};
+constexpr Tiles kTiles[kMaxVectors][kMaxRows + 1] = {FASTBN_TILES(1), FASTBN_TILES(2), FASTBN_TILES(3),
+                                                     FASTBN_TILES(4)};
 #undef FASTBN_TILES
 
 // Rows of A that begin a multiple of kSetsFloats apart fall into one set of the first cache. Its ways, 12 here, do not
@@ -275,7 +293,8 @@ int most_rows(const GemmArgs& g, int64_t vectors) {
   return one_set && most > kRowsOfOneSet ? kRowsOfOneSet : most;
 }
 
-// Cuts the rows evenly, so that no tile is much lower than the others.
+// Cuts the rows evenly, so that no tile is much lower than the others. Tiles of one height that are as far apart as the
+// first two are done in one call.
 void gemm(const GemmArgs& g) {
   if (g.m <= 0 || g.n <= 0) return;
   const int64_t vectors = (g.n + kLanes - 1) / kLanes;
@@ -283,12 +302,15 @@ void gemm(const GemmArgs& g) {
   const int64_t tiles = (g.m + most - 1) / most, height = g.m / tiles, higher = g.m % tiles;
   int64_t in = g.first_row % g.inner;
   int64_t a_outer = g.first_row / g.inner * g.a_outer, c_outer = g.first_row / g.inner * g.c_outer;
-  int64_t a = a_outer + in * g.a_row, c = c_outer + in * g.c_row;
-  const int64_t fetched = g.k * g.batch * kNextFloats;  // by one tile
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t rows = height + (t < higher);
-    TileRows at;
-    at.next = t * fetched < g.next_floats ? g.next + t * fetched : nullptr;
+  TileRows at;
+  for (at.first = 0; at.first < tiles; at.first += at.count) {
+    const int64_t rows = height + (at.first < higher), alike = (at.first < higher ? higher : tiles) - at.first;
+    const bool by_outer = in == 0 && rows == g.inner;
+    const int64_t left = g.inner - in;
+    at.count = by_outer ? alike : left < 2 * rows ? 1 : left / rows < alike ? left / rows : alike;
+    at.a_next = (by_outer ? g.a_outer : rows * g.a_row) * (int64_t)sizeof(float);
+    at.c_next = by_outer ? g.c_outer : rows * g.c_row;
+    int64_t a = a_outer + in * g.a_row, c = c_outer + in * g.c_row;
     for (int64_t i = 0; i < rows; ++i) {
       at.a[i] = a * (int64_t)sizeof(float);
       at.c[i] = c;
@@ -299,6 +321,17 @@ void gemm(const GemmArgs& g) {
         a = a_outer += g.a_outer;
         c = c_outer += g.c_outer;
       }
+    }
+    if (by_outer) {
+      a_outer += (at.count - 1) * g.a_outer;
+      c_outer += (at.count - 1) * g.c_outer;
+    } else {
+      in += (at.count - 1) * rows;
+    }
+    if (in == g.inner) {
+      in = 0;
+      a_outer += g.a_outer;
+      c_outer += g.c_outer;
     }
     kTiles[vectors - 1][rows](g, at);
   }

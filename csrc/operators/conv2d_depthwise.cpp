@@ -29,10 +29,13 @@ void for_columns(const Axis& axis, int64_t extent, Run run) {
   for (int64_t q = end; q < axis.count; ++q) run(q, 1, taps_inside(axis, q, extent));
 }
 
-// What the block kernels take: three taps side by side, at every source or every other one.
-bool takes_blocks(const Axis& y, const Axis& x) {
+// What the block kernels take: three taps side by side, at every source or every other one, and not too much padding
+// beside a row of `width` sources.
+bool takes_blocks(const Axis& y, const Axis& x, int64_t width) {
   const auto three = [](const Axis& axis) { return axis.taps == 3 && axis.delta == 1; };
-  return three(y) && three(x) && y.stride == x.stride && y.stride <= 2;
+  const int64_t outside = std::max(-x.base, (x.count - 1) * x.stride + x.base + 3 - width);
+  return three(y) && three(x) && y.stride == x.stride && y.stride <= 2 &&
+         outside <= kernels().convolution.columns_outside;
 }
 
 }  // namespace
@@ -86,7 +89,7 @@ void DepthwiseCorrelation::run(const float* source, const float* packed, const f
   a.activation = fused(activation);
   a.alpha = alpha;
   const Axis first_y = axis_y(0), first_x = axis_x(0);
-  const bool blocks = phases_y == 1 && phases_x == 1 && takes_blocks(first_y, first_x);
+  const bool blocks = phases_y == 1 && phases_x == 1 && takes_blocks(first_y, first_x, width);
   for (int64_t image = images.begin; image < images.end; ++image) {
     const float* from = source + image * height * pitch;
     float* image_to = to + image * to_height * to_pitch;
@@ -159,7 +162,7 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
   const int64_t channels = g.in_channels, pitch = g.width * channels;
   const Axis up = forward_axis(g.out_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top);
   const Axis along = forward_axis(g.out_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left);
-  const bool blocks = kernels().convolution.filter_blocks && takes_blocks(up, along);
+  const bool blocks = takes_blocks(up, along, g.width);
   DepthwiseFilterArgs a{};
   a.channels = channels;
   a.x_step = along.stride * channels;
