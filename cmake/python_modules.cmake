@@ -16,7 +16,8 @@ pybind11_add_module(_core NO_EXTRAS
     csrc/bindings/graph.cpp
     csrc/bindings/program.cpp
     csrc/bindings/addresses.cpp)
-target_precompile_headers(_core PRIVATE <pybind11/numpy.h> <pybind11/pybind11.h> <pybind11/stl.h>)
+# Each file would make pybind11's templates again, for most of its time: together they take a fifth of it.
+set_target_properties(_core PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
 target_compile_options(_core PRIVATE -Wall -Wextra -Wshadow $<$<BOOL:${FASTBN_WERROR}>:-Werror>)
 
 # Cython's launcher need not be on the path; the module is in the build environment.
