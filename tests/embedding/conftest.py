@@ -1,4 +1,4 @@
-"""The wheel, built once a session, and the environments that it is installed in."""
+"""The wheel, made once a session, and the environments that it is installed in."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness.consumers import Environment, beside, build_wheel, copy_of, from_index
+from harness.consumers import Environment, beside, copy_of, from_index, wheel_of_this_environment
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
+    return wheel_of_this_environment(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session", params=["beside", pytest.param("from_index", marks=pytest.mark.slow)])

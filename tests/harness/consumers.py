@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from .installed import editable
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "embed"
@@ -36,12 +40,31 @@ def tool(name: str) -> str:
     return found
 
 
-def build_wheel(folder: Path) -> Path:
-    """The wheel of this tree, made by pip; with the build requirements of this environment where it has them."""
+def wheel_of_this_environment(folder: Path) -> Path:
+    """The wheel that fastbn was installed from, put together again from its files, which takes no compiler; where the
+    install is editable, the wheel of this tree, made by pip with the build requirements of this environment."""
+    if not editable():
+        return _wheel_again(folder)
     here = all(importlib.util.find_spec(name) for name in ("scikit_build_core", "pybind11", "Cython"))
     isolation = ["--no-build-isolation"] if here else []
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", *isolation, "--wheel-dir", folder, ROOT, cwd=folder)
     (wheel,) = folder.glob("fastbn-*.whl")
+    return wheel
+
+
+def _wheel_again(folder: Path) -> Path:
+    distribution = importlib.metadata.distribution("fastbn")
+    (tag,) = re.findall(r"^Tag: (.+)$", distribution.read_text("WHEEL") or "", re.MULTILINE)
+    wheel = folder / f"fastbn-{distribution.version}-{tag}.whl"
+    of_the_installer = (".pyc", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
+    files = [file for file in distribution.files or [] if not str(file).endswith(of_the_installer)]
+    files = [file for file in files if file.parts[0] != ".."]  # scripts, which pip makes
+    record = f"fastbn-{distribution.version}.dist-info/RECORD"
+    rows = [f"{file},{file.hash.mode}={file.hash.value},{file.size}" for file in files if file.hash]
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            archive.write(str(file.locate()), str(file))
+        archive.writestr(record, "\n".join([*rows, f"{record},,"]) + "\n")
     return wheel
 
 
