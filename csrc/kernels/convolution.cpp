@@ -48,13 +48,14 @@ FASTBN_INLINE void for_channels(const float* p, int64_t channels, Body body) {
   }
 }
 
-// Columns are taken in runs, all channels of a run before the next, so that memory is read and written in order.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr bool kManyRegisters = true;  // 32 of them
+#define FASTBN_MANY_REGISTERS 1  // 32 of them
 #else
-constexpr bool kManyRegisters = false;
+#define FASTBN_MANY_REGISTERS 0
 #endif
-constexpr int kColumns = kManyRegisters ? 8 : 4;
+
+// Columns are taken in runs, all channels of a run before the next, so that memory is read and written in order.
+constexpr int kColumns = FASTBN_MANY_REGISTERS ? 8 : 4;
 constexpr int kFilterColumns = 16;
 
 template <bool Whole, int Columns, class Args>
@@ -125,6 +126,8 @@ FASTBN_INLINE void for_each_constant(Body body) {
 
 // Sources that so many outputs of three taps read.
 constexpr int reach(int stride, int outputs) { return (outputs - 1) * stride + 3; }
+
+#if FASTBN_MANY_REGISTERS
 
 // Bits of the sources first .. first + count - 1 that lie in [begin, end).
 FASTBN_INLINE unsigned inside(int64_t first, int count, int64_t begin, int64_t end) {
@@ -233,8 +236,8 @@ FASTBN_INLINE void strip_channels(const DepthwiseBlockArgs& g, int64_t r, int64_
 // fit the first translation buffer. The last strip of a row reaches back over outputs that are already there, and
 // computes them again.
 constexpr int64_t kHigh = 4;
-constexpr int kWide = kManyRegisters ? 7 : 3;
-constexpr int kNarrow = kManyRegisters ? 4 : 3;
+constexpr int kWide = 7;
+constexpr int kNarrow = 4;
 
 template <int Stride>
 void depthwise_strips(const DepthwiseBlockArgs& g) {
@@ -255,6 +258,10 @@ void depthwise_strips(const DepthwiseBlockArgs& g) {
     }
   }
 }
+
+void depthwise_block(const DepthwiseBlockArgs& g) { g.stride == 1 ? depthwise_strips<1>(g) : depthwise_strips<2>(g); }
+
+#else  // few registers
 
 // Where registers are few: four outputs of one row and two vectors of channels, with AVX2 a line, so that where pixels
 // lie a power of two apart no line is needed twice. A row of taps at a time is in registers, and each source is read
@@ -351,10 +358,16 @@ void depthwise_rows(const DepthwiseBlockArgs& g) {
     float* y = g.y + r * g.y_up;
     for (int64_t i = 0, columns; i < g.columns; i += columns) {
       columns = g.columns - i < kRowColumns ? g.columns - i : kRowColumns;
-      const bool first = i * Stride<g.column_begin, last = (i + columns - 1) * Stride + 3> g.column_end;
-      const auto& run = first  ? last ? kRowChannels<Stride, true, true, Far> : kRowChannels<Stride, true, false, Far>
-                         : last ? kRowChannels<Stride, false, true, Far>
-                               : kRowChannels<Stride, false, false, Far>;
+      const bool first = i * Stride < g.column_begin;
+      const bool last = (i + columns - 1) * Stride + 3 > g.column_end;
+      const RowChannels* run = kRowChannels<Stride, false, false, Far>;
+      if (first && last) {
+        run = kRowChannels<Stride, true, true, Far>;
+      } else if (first) {
+        run = kRowChannels<Stride, true, false, Far>;
+      } else if (last) {
+        run = kRowChannels<Stride, false, true, Far>;
+      }
       run[columns - 1](g, x + i * Stride * g.channels, w, y + i * g.y_step, u1 - u0);
     }
   }
@@ -367,16 +380,14 @@ bool is_far(const Args& g, double per_source) {
 }
 
 void depthwise_block(const DepthwiseBlockArgs& g) {
-  if constexpr (kManyRegisters) {
-    g.stride == 1 ? depthwise_strips<1>(g) : depthwise_strips<2>(g);
+  if (is_far(g, 1)) {
+    g.stride == 1 ? depthwise_rows<1, true>(g) : depthwise_rows<2, true>(g);
   } else {
-    if (is_far(g, 1)) {
-      g.stride == 1 ? depthwise_rows<1, true>(g) : depthwise_rows<2, true>(g);
-    } else {
-      g.stride == 1 ? depthwise_rows<1, false>(g) : depthwise_rows<2, false>(g);
-    }
+    g.stride == 1 ? depthwise_rows<1, false>(g) : depthwise_rows<2, false>(g);
   }
 }
+
+#endif  // FASTBN_MANY_REGISTERS
 
 template <int Up, int Along, bool Whole>
 FASTBN_INLINE void filter_taps(const DepthwiseFilterArgs& g, const float* x, const float* dy, float* dw,
@@ -433,6 +444,8 @@ void depthwise_filter_row(const DepthwiseFilterArgs& g) {
     }
   }
 }
+
+#if FASTBN_MANY_REGISTERS
 
 // A source row of a strip times the row of the gradient that it reaches by the taps of row `Up`.
 template <int Stride, int Columns, int Row, int Up, bool Whole>
@@ -530,6 +543,12 @@ void filter_strips(const DepthwiseFilterBlockArgs& g) {
   }
 }
 
+void depthwise_filter_block(const DepthwiseFilterBlockArgs& g) {
+  g.stride == 1 ? filter_strips<1>(g) : filter_strips<2>(g);
+}
+
+#else  // few registers
+
 // Where registers are few: a run of columns of one row, for two vectors of channels, with AVX2 a line, and two of the
 // three rows of taps, then the third.
 struct GradientRun {
@@ -616,16 +635,14 @@ void gradient_rows(const DepthwiseFilterBlockArgs& g) {
 }
 
 void depthwise_filter_block(const DepthwiseFilterBlockArgs& g) {
-  if constexpr (kManyRegisters) {
-    g.stride == 1 ? filter_strips<1>(g) : filter_strips<2>(g);
+  if (is_far(g, 1 + 1.0 / (double)(g.stride * g.stride))) {
+    g.stride == 1 ? gradient_rows<1, true>(g) : gradient_rows<2, true>(g);
   } else {
-    if (is_far(g, 1 + 1.0 / (double)(g.stride * g.stride))) {
-      g.stride == 1 ? gradient_rows<1, true>(g) : gradient_rows<2, true>(g);
-    } else {
-      g.stride == 1 ? gradient_rows<1, false>(g) : gradient_rows<2, false>(g);
-    }
+    g.stride == 1 ? gradient_rows<1, false>(g) : gradient_rows<2, false>(g);
   }
 }
+
+#endif  // FASTBN_MANY_REGISTERS
 
 }  // namespace
 
@@ -634,7 +651,7 @@ void fill_convolution(ConvolutionKernels& table) {
   table.depthwise_block = depthwise_block;
   table.depthwise_filter_row = depthwise_filter_row;
   table.depthwise_filter_block = depthwise_filter_block;
-  table.columns_outside = kManyRegisters ? INT64_MAX : 1;
+  table.columns_outside = FASTBN_MANY_REGISTERS ? INT64_MAX : 1;
 }
 
 }  // namespace FASTBN_ISA

@@ -166,7 +166,7 @@ FASTBN_INLINE void one_tile(const GemmArgs& g, const TileRows& at, const char* a
           b += kAtOnce * b_apart.value;
         }
       };
-      constexpr Constant<NV * kLanes> kTight;
+      constexpr Constant<NV * kLanes> kTight{};
       if (kRegisters == 16 && b_step == NV * kLanes && (a_step == kBeside || a_step == kPacked)) {
         if (a_step == kBeside) {
           next == nullptr ? run(Constant<kBeside>{}, kTight, Constant<0>{})
