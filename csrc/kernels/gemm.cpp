@@ -66,7 +66,6 @@ constexpr int64_t kProductsOfFetch = 64;
 constexpr int kAtOnce = 2;
 static_assert(kAtOnce * kNextFloats == kLineFloats);
 constexpr int64_t kBeside = sizeof(float), kPacked = kTileRows[1] * sizeof(float);  // bytes between columns of A
-constexpr int64_t kWidePanel = 32;  // floats between rows of B in the weights of a dense layer of a program
 
 // Tiles one after another, each as far from the one before: where the rows of the first are, in bytes from A's first
 // element and in floats from C's, and how far the next tile's. p's that do not fetch C fetch kNextFloats each of

@@ -24,6 +24,9 @@ struct GemmUpdate {
 // Half a line of memory: faster than whole ones for half the time, or more of them than there are lines.
 inline constexpr int64_t kNextFloats = 8;
 
+// Floats between rows of B in the weights of a program's dense layers, which a product may know.
+inline constexpr int64_t kWidePanel = 32;
+
 // C[i][j] = act(start + sum_e sum_p A_e[i][p] B_e[p][j]), i in [first_row, first_row + m), j in [0, n).
 //
 // A_e = a + a_offset[e], B_e = b + b_offset[e], e in [0, batch); without tables there is one pair. batch or k may be 0.

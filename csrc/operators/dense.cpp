@@ -15,6 +15,8 @@
 namespace fastbn {
 namespace {
 
+static_assert(kDensePanel == kWidePanel);
+
 // Sizes of what is packed at once, so that it stays in the second-level cache. They leave the bits alone: chains
 // are cut with GemmStart::kChain.
 constexpr int64_t kDepth = 1024;         // most of k in one packed block
