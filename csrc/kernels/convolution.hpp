@@ -40,6 +40,19 @@ struct DepthwiseBlockArgs {
   float alpha;
 };
 
+// Rows 2 j and 2 j + 1 of the gradient to the source of 3x3 taps with stride 2, the padding counted: dx[2 j + s][2 i +
+// t] is the chain over (u, v) = (s, t), .. (2, 2) in steps of two of dy[j - u / 2][i - v / 2] w[(3 u + v) * channels +
+// c]. What lies outside dy's columns or rows is left out and never read; column 0 of dx is number `pad_left` with the
+// padding, and columns outside [0, dx_columns) are not written.
+struct DepthwiseSpreadArgs {
+  const float* above;  // row j - 1 of dy; NULL: there is none
+  const float* below;  // row j
+  const float* w;
+  float* even;  // row 2 j of dx; NULL: padding
+  float* odd;   // row 2 j + 1
+  int64_t dy_columns, dx_columns, pad_left, channels;
+};
+
 // One row of the gradient: dw[u * dw_up + v * channels + c] goes on as a chain over i in order, x[i * x_step + u * x_up
 // + v * x_along + c] dy[i * channels + c].
 struct DepthwiseFilterArgs {
@@ -68,6 +81,7 @@ struct DepthwiseFilterBlockArgs {
 struct ConvolutionKernels {
   void (*depthwise_row)(const DepthwiseArgs& args);
   void (*depthwise_block)(const DepthwiseBlockArgs& args);
+  void (*depthwise_spread)(const DepthwiseSpreadArgs& args);
   void (*depthwise_filter_row)(const DepthwiseFilterArgs& args);
   void (*depthwise_filter_block)(const DepthwiseFilterBlockArgs& args);
   int64_t columns_outside;  // of padding on either side of a block, at most

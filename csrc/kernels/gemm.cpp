@@ -95,10 +95,11 @@ FASTBN_INLINE void update_lanes(const GemmUpdate& u, float* w, float* velocity, 
 }
 
 // MR rows of C, all n columns, n in ((NV - 1) * kLanes, NV * kLanes], of the tile whose first elements are at `a_first`
-// and `c`. Every case of the end stores at once instead of changing the accumulators: else the compiler hoists
-// constants into vector registers and spills.
+// and `c`; what lies at `c_fetch` is fetched, this tile's C or another's. Every case of the end stores at once instead
+// of changing the accumulators: else the compiler hoists constants into vector registers and spills.
 template <int MR, int NV>
-FASTBN_INLINE void one_tile(const GemmArgs& g, const TileRows& at, const char* a_first, float* c, const float* next) {
+FASTBN_INLINE void one_tile(const GemmArgs& g, const TileRows& at, const char* a_first, float* c, float* c_fetch,
+                            const float* next) {
   alignas(64) static const float kZeros[NV * kLanes] = {};
   const int64_t tail = g.n - (NV - 1) * kLanes;
   const bool chain = g.start == GemmStart::kChain;
@@ -120,9 +121,10 @@ FASTBN_INLINE void one_tile(const GemmArgs& g, const TileRows& at, const char* a
   const int64_t fetch_batch = kFetchLate ? g.batch - 1 : 0;
   const int64_t fetch_first = kFetchLate && g.k > kProductsOfFetch ? g.k - kProductsOfFetch : 0;
   float* velocity = g.update && g.update->velocity ? g.update->velocity + (c - g.c) : nullptr;
+  float* velocity_fetch = velocity ? velocity + (c_fetch - c) : nullptr;
   for (int64_t i = spread; i < MR; ++i) {
-    fetch_row<NV>(c + at.c[i]);
-    if (velocity) fetch_row<NV>(velocity + at.c[i]);
+    fetch_row<NV>(c_fetch + at.c[i]);
+    if (velocity) fetch_row<NV>(velocity_fetch + at.c[i]);
   }
 
   int64_t row_at[MR];  // from the first row
@@ -189,8 +191,8 @@ FASTBN_INLINE void one_tile(const GemmArgs& g, const TileRows& at, const char* a
       }
       if (p == g.k) break;
       for (int64_t i = 0; i < spread; ++i, ++p) {
-        fetch_row<NV>(c + at.c[i]);
-        if (velocity) fetch_row<NV>(velocity + at.c[i]);
+        fetch_row<NV>(c_fetch + at.c[i]);
+        if (velocity) fetch_row<NV>(velocity_fetch + at.c[i]);
         product();
       }
     }
@@ -250,10 +252,11 @@ __attribute__((noinline)) void tiles(const GemmArgs& g, const TileRows& at) {
   const char* a = (const char*)g.a + at.a[0];
   float* c = g.c;
   const int64_t fetched = g.k * g.batch * kNextFloats;  // by one tile
+  const int64_t c_ahead = kFetchLate && g.k * g.batch <= kProductsOfFetch ? at.c_next : 0;
   for (int64_t t = 0; t < at.count; ++t) {
     asm volatile("" ::: "memory");
     const int64_t from = (at.first + t) * fetched;
-    one_tile<MR, NV>(g, at, a, c, from < g.next_floats ? g.next + from : nullptr);
+    one_tile<MR, NV>(g, at, a, c, c + c_ahead, from < g.next_floats ? g.next + from : nullptr);
     a += at.a_next;
     c += at.c_next;
   }
@@ -372,18 +375,63 @@ FASTBN_INLINE void outer_block(const float* a, int64_t a_col, const float* b, in
 
 void outer(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t m, int64_t n, int64_t k, float* c,
            int64_t c_row, const GemmUpdate* update) {
-  const auto rows_at = [&](int64_t i, auto rows) __attribute__((always_inline)) {
-    const auto block = [&](int64_t j, auto vectors, int64_t tail) __attribute__((always_inline)) {
-      const int64_t at = i * c_row + j;
-      outer_block<rows.value, vectors.value>(a + i, a_col, b + j, b_row, k, c + at, c_row, tail, update, at);
-    };
-    int64_t j = 0;
-    for (; j + kMaxVectors * kLanes <= n; j += kMaxVectors * kLanes) block(j, Constant<kMaxVectors>{}, kLanes);
-    for (; j < n; j += kLanes) block(j, Constant<1>{}, n - j < kLanes ? n - j : kLanes);
+  const auto block = [&](int64_t i, int64_t j, auto rows, auto vectors, int64_t tail) __attribute__((always_inline)) {
+    const int64_t at = i * c_row + j;
+    outer_block<rows.value, vectors.value>(a + i, a_col, b + j, b_row, k, c + at, c_row, tail, update, at);
   };
   int64_t i = 0;
-  for (; i + 2 <= m; i += 2) rows_at(i, Constant<2>{});
-  if (i < m) rows_at(i, Constant<1>{});
+  if (n <= 2 * kLanes) {
+    for (; i + 4 <= m; i += 4)
+      n <= kLanes ? block(i, 0, Constant<4>{}, Constant<1>{}, n)
+                  : block(i, 0, Constant<4>{}, Constant<2>{}, n - kLanes);
+  }
+  const auto rows_at = [&](auto rows) __attribute__((always_inline)) {
+    int64_t j = 0;
+    for (; j + kMaxVectors * kLanes <= n; j += kMaxVectors * kLanes) block(i, j, rows, Constant<kMaxVectors>{}, kLanes);
+    for (; j < n; j += kLanes) block(i, j, rows, Constant<1>{}, n - j < kLanes ? n - j : kLanes);
+    i += rows.value;
+  };
+  while (i + 2 <= m) rows_at(Constant<2>{});
+  if (i < m) rows_at(Constant<1>{});
+}
+
+// kLanes rows of B, or fewer, a block of as many columns after the other, transposed in registers.
+template <bool Whole>
+FASTBN_INLINE void dots_of_rows(const float* a, int64_t a_row, const float* b, int64_t b_row, int64_t m, int64_t rows,
+                                int64_t k, float* c, int64_t c_row) {
+  for (int64_t p = 0; p < k; p += kLanes) {
+    const int64_t depth = k - p < kLanes ? k - p : kLanes;
+    vfloat columns[kLanes];
+    for (int q = 0; q < kLanes; ++q) {
+      const float* from = b + (Whole || q < rows ? q : rows - 1) * b_row + p;
+      columns[q] = depth == kLanes ? load(from) : load_partial(from, depth);
+    }
+    transpose(columns);
+    for (int64_t i = 0; i < m; ++i) {
+      const float* element = a + i * a_row + p;
+      float* to = c + i * c_row;
+      vfloat sum{};
+      if (p > 0) sum = Whole ? load(to) : load_partial(to, rows);
+      if (depth == kLanes) {
+        FASTBN_UNROLL
+        for (int q = 0; q < kLanes; ++q) sum = fma(broadcast(element[q]), columns[q], sum);
+      } else {
+        for (int64_t q = 0; q < depth; ++q) sum = fma(broadcast(element[q]), columns[q], sum);
+      }
+      if (Whole) {
+        store(to, sum);
+      } else {
+        store_partial(to, sum, rows);
+      }
+    }
+  }
+}
+
+void dots(const float* a, int64_t a_row, const float* b, int64_t b_row, int64_t m, int64_t n, int64_t k, float* c,
+          int64_t c_row) {
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes) dots_of_rows<true>(a, a_row, b + j * b_row, b_row, m, kLanes, k, c + j, c_row);
+  if (j < n) dots_of_rows<false>(a, a_row, b + j * b_row, b_row, m, n - j, k, c + j, c_row);
 }
 
 void pack(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed) {
@@ -524,6 +572,7 @@ void fill_gemm(GemmKernels& table) {
   table.low_tiles = 2 * kTileRows[1] <= kLineFloats;
   table.gemm = gemm;
   table.outer = outer;
+  table.dots = dots;
   table.pack = pack;
   table.pack_transposed = pack_transposed;
   table.pack_rows = pack_rows;

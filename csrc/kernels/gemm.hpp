@@ -74,6 +74,10 @@ struct GemmKernels {
   // `update` with it as GemmArgs has it: for so few p that a tile would take longer to begin and to end.
   void (*outer)(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t m, int64_t n, int64_t k, float* c,
                 int64_t c_row, const GemmUpdate* update);
+  // c[i * c_row + j] = sum_p a[i * a_row + p] b[j * b_row + p], i in [0, m), j in [0, n), a chain over p in [0, k): for
+  // so few p and rows of A that packing B would take longer.
+  void (*dots)(const float* a, int64_t a_row, const float* b, int64_t b_row, int64_t m, int64_t n, int64_t k, float* c,
+               int64_t c_row);
   // packed[p * width + j] = source[p * row + j], j in [0, n); zero for j in [n, width).
   void (*pack)(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed);
   // packed[p * width + j] = source[j * row + p], the same tail.

@@ -52,6 +52,13 @@ DepthwiseCorrelation::DepthwiseCorrelation(const Conv2dGeometry& geometry, bool 
   to_width = backward ? g.width : g.out_width;
   phases_y = backward ? std::min(g.stride_height, g.height) : 1;
   phases_x = backward ? std::min(g.stride_width, g.width) : 1;
+  spreads = backward && g.kernel_height == 3 && g.kernel_width == 3 && g.stride_height == 2 && g.stride_width == 2 &&
+            g.dilation_height == 1 && g.dilation_width == 1;
+  if (spreads) {
+    phase_rows = (g.height + g.pad_top + 1) / 2 - g.pad_top / 2;
+    taps = 9;
+    return;
+  }
   phase_rows = 0;
   int64_t taps_y = 0, taps_x = 0;
   for (int64_t p = 0; p < phases_y; ++p) {
@@ -64,6 +71,10 @@ DepthwiseCorrelation::DepthwiseCorrelation(const Conv2dGeometry& geometry, bool 
 
 // Phase by phase: (tap, channel).
 void DepthwiseCorrelation::pack(const float* kernel, float* packed, Range /*units*/) const {
+  if (spreads) {
+    std::copy_n(kernel, taps * g.in_channels, packed);
+    return;
+  }
   for (int64_t py = 0; py < phases_y; ++py) {
     for (int64_t px = 0; px < phases_x; ++px) {
       const Axis y = axis_y(py), x = axis_x(px);
@@ -78,9 +89,35 @@ void DepthwiseCorrelation::pack(const float* kernel, float* packed, Range /*unit
   }
 }
 
+// Pairs of rows of dx, an even and an odd one with the padding counted.
+void DepthwiseCorrelation::spread(const float* dy, const float* kernel, float* dx, Range images, Range pairs) const {
+  const int64_t channels = g.in_channels, pitch = g.out_width * channels, to_pitch = g.width * channels;
+  DepthwiseSpreadArgs a{};
+  a.w = kernel;
+  a.dy_columns = g.out_width;
+  a.dx_columns = g.width;
+  a.pad_left = g.pad_left;
+  a.channels = channels;
+  for (int64_t image = images.begin; image < images.end; ++image) {
+    const float* from = dy + image * g.out_size();
+    float* to = dx + image * g.in_size();
+    const auto row_from = [&](int64_t i) { return i >= 0 && i < g.out_height ? from + i * pitch : nullptr; };
+    const auto row_to = [&](int64_t i) { return i >= 0 && i < g.height ? to + i * to_pitch : nullptr; };
+    for (int64_t i = pairs.begin; i < pairs.end; ++i) {
+      const int64_t j = i + g.pad_top / 2;
+      a.above = row_from(j - 1);
+      a.below = row_from(j);
+      a.even = row_to(2 * j - g.pad_top);
+      a.odd = row_to(2 * j + 1 - g.pad_top);
+      kernels().convolution.depthwise_spread(a);
+    }
+  }
+}
+
 void DepthwiseCorrelation::run(const float* source, const float* packed, const float* bias, int32_t activation,
                                float alpha, float* to, Range images, Range q, Range /*units*/,
                                float* /*scratch*/) const {
+  if (spreads) return spread(source, packed, to, images, q);
   const int64_t channels = g.in_channels, pitch = width * channels, to_pitch = to_width * channels;
   DepthwiseArgs a{};
   a.channels = channels;

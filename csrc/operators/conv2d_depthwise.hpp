@@ -28,10 +28,12 @@ class DepthwiseCorrelation final : public Correlation {
  private:
   Conv2dGeometry g;
   bool backward;
-  int64_t height, width, to_height,
-      to_width;  // of the source and the destination
+  bool spreads;                                // the gradient of a stride of 2, all its phases in one pass
+  int64_t height, width, to_height, to_width;  // of the source and the destination
   int64_t phases_y, phases_x;
   int64_t phase_rows, taps;  // most rows of a phase; taps of all phases
+
+  void spread(const float* dy, const float* kernel, float* dx, Range images, Range pairs) const;
 
   Axis axis_y(int64_t phase) const {
     return backward ? backward_axis(g.height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top, phase)

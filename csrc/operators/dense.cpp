@@ -25,6 +25,7 @@ constexpr int64_t kRowsOfBatch = 256;    // rows of x and dy in one pass over a 
 constexpr int64_t kPanelsOfFilter = 32;  // panels of dy that meet packed rows of x
 constexpr int64_t kRowBytes = 1 << 18;   // of the matrix that is not packed
 constexpr int64_t kFewRows = 12;         // up to here W is read in place: packing would cost more than it saves
+constexpr int64_t kFewDots = 8;          // up to here backward_data does not pack rows of two vectors either
 constexpr int64_t kFewDepth = 128;       // of k in one pass over all columns then
 
 // Of a gradient that is followed by an update: where x is packed, as much as keeps packing rare beside products; else
@@ -141,18 +142,43 @@ void DensePlan::forward(const float* x, int64_t x_stride, int64_t rows, const fl
                         int32_t activation, float alpha, float* y, int64_t y_stride, int64_t begin, int64_t end,
                         float* scratch) const noexcept {
   if (rows <= 0 || begin >= end) return;
-  const GemmKernels& k = kernels().gemm;
-  int64_t in_place = begin;  // columns [begin, in_place) are done without packing
   if (rows <= kFewRows && layout_ == KernelLayout::rows) {
-    const int64_t lanes = kernels().vector_floats;
-    in_place = begin + (end - begin) / lanes * lanes;
-    const int64_t wide = rows <= k.wide_rows ? k.wide_floats : k.panel_floats;
-    for (int64_t p = 0; p < in_; p += kFewDepth) {
-      const int64_t depth = std::min(kFewDepth, in_ - p);
-      for (int64_t j = begin; j < in_place; j += wide) {
-        GemmArgs g = plain(x + p, x_stride, 1, kernel + p * out_ + j, out_, y + j, y_stride);
+    forward_few(x, x_stride, rows, kernel, bias, activation, alpha, y, y_stride, begin, end, scratch);
+  } else {
+    const auto panel = [&](int64_t p, int64_t depth, int64_t j, int64_t n, int64_t at) -> Panel {
+      const float* from = kernel + kernel_at(p, begin + j);
+      if (layout_ == KernelLayout::panels) return {from, kernel_stride(begin + j)};
+      const int64_t width = round_up(n, kernels().vector_floats);
+      kernels().gemm.pack(from, out_, depth, n, width, scratch + at);
+      return {scratch + at, width};
+    };
+    blocked_product(x, x_stride, rows, in_, end - begin, bias ? bias + begin : nullptr, fused(activation), alpha,
+                    y + begin, y_stride, panel);
+  }
+  if (fused(activation) != activation) {
+    activation_forward({rows, end - begin, y_stride}, activation, alpha, y + begin, y + begin);
+  }
+}
+
+// Reads W in place, whole vectors of it: behind the last column they go on with the next row, and where there is none
+// the last rows are packed.
+void DensePlan::forward_few(const float* x, int64_t x_stride, int64_t rows, const float* kernel, const float* bias,
+                            int32_t activation, float alpha, float* y, int64_t y_stride, int64_t begin, int64_t end,
+                            float* scratch) const noexcept {
+  const GemmKernels& kernel_of = kernels().gemm;
+  const int64_t lanes = kernels().vector_floats;
+  const int64_t wide = rows <= kernel_of.wide_rows ? kernel_of.wide_floats : kernel_of.panel_floats;
+  const int64_t pass = end - begin <= wide ? in_ : kFewDepth;
+  for (int64_t p0 = 0; p0 < in_; p0 += pass) {
+    const int64_t p1 = std::min(in_, p0 + pass);
+    for (int64_t j = begin; j < end; j += wide) {
+      const int64_t n = std::min(wide, end - j), width = round_up(n, lanes);
+      const int64_t room = in_ * out_ - j - width;  // behind the first row
+      const int64_t in_place = std::clamp(room < 0 ? 0 : room / out_ + 1, p0, p1);
+      const auto product = [&](int64_t p, int64_t depth, const float* b, int64_t b_row) {
+        GemmArgs g = plain(x + p, x_stride, 1, b, b_row, y + j, y_stride);
         g.m = rows;
-        g.n = std::min(wide, in_place - j);
+        g.n = n;
         g.k = depth;
         g.start = p == 0 ? GemmStart::kZero : GemmStart::kChain;
         if (p == 0 && bias) g.bias = bias + j;
@@ -160,29 +186,23 @@ void DensePlan::forward(const float* x, int64_t x_stride, int64_t rows, const fl
           g.activation = fused(activation);
           g.alpha = alpha;
         }
-        k.gemm(g);
-      }
+        kernel_of.gemm(g);
+      };
+      if (in_place > p0) product(p0, in_place - p0, kernel + p0 * out_ + j, out_);
+      if (in_place == p1) continue;
+      kernel_of.pack(kernel + in_place * out_ + j, out_, p1 - in_place, n, width, scratch);
+      product(in_place, p1 - in_place, scratch, width);
     }
-  }
-  if (in_place < end) {
-    const auto panel = [&](int64_t p, int64_t depth, int64_t j, int64_t n, int64_t at) -> Panel {
-      const float* from = kernel + kernel_at(p, in_place + j);
-      if (layout_ == KernelLayout::panels) return {from, kernel_stride(in_place + j)};
-      const int64_t width = round_up(n, kernels().vector_floats);
-      k.pack(from, out_, depth, n, width, scratch + at);
-      return {scratch + at, width};
-    };
-    blocked_product(x, x_stride, rows, in_, end - in_place, bias ? bias + in_place : nullptr, fused(activation), alpha,
-                    y + in_place, y_stride, panel);
-  }
-  if (fused(activation) != activation) {
-    activation_forward({rows, end - begin, y_stride}, activation, alpha, y + begin, y + begin);
   }
 }
 
 void DensePlan::backward_data(const float* dy, int64_t dy_stride, int64_t rows, const float* kernel, float* dx,
                               int64_t dx_stride, int64_t begin, int64_t end, float* scratch) const noexcept {
   if (rows <= 0 || begin >= end) return;
+  if (rows <= kFewDots && out_ <= 2 * kernels().vector_floats) {  // one panel
+    return kernels().gemm.dots(dy, dy_stride, kernel + kernel_at(begin, 0), kernel_stride(0), rows, end - begin, out_,
+                               dx + begin, dx_stride);
+  }
   const auto panel = [&](int64_t p, int64_t depth, int64_t j, int64_t n, int64_t at) -> Panel {
     const int64_t width = round_up(n, kernels().vector_floats);
     for (int64_t c = p; c < p + depth;) {

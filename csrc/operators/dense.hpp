@@ -87,6 +87,9 @@ class DensePlan {
  private:
   // A gradient, or weights to update: where the first element of `in` and `out` is, and how the rest lies.
   struct Target;
+  void forward_few(const float* x, int64_t x_stride, int64_t rows, const float* kernel, const float* bias,
+                   int32_t activation, float alpha, float* y, int64_t y_stride, int64_t begin, int64_t end,
+                   float* scratch) const noexcept;
   void filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows, const Target& to,
               Range in, Range out, float* scratch) const noexcept;
   void filter_packed(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,

@@ -56,6 +56,10 @@ CASES = [
     DenseCase("rows_1100_to_130", (1100,), 50, 130),
     DenseCase("many_rows", (1031,), 13, 9),
     DenseCase("batch_4", (4,), 784, 512, "sigmoid"),
+    DenseCase("few_rows_10", (4,), 301, 10, "relu"),
+    DenseCase("few_rows_1", (3,), 5, 1),  # whole vectors of W's last rows would lie behind it
+    DenseCase("few_rows_23", (11,), 2, 23, use_bias=False),
+    DenseCase("rows_8_to_16", (8,), 45, 16),
     DenseCase("mlp_1", (128,), 784, 512, "relu"),
     DenseCase("mlp_3", (128,), 512, 10),
     DenseCase("cnn_head", (32,), 9216, 10),

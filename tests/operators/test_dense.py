@@ -106,7 +106,9 @@ def test_needed_gradients_alone_are_the_same(name):
                 assert gradient is None
 
 
-@pytest.mark.parametrize("name", ["primes", "features_17_31", "features_33_257", "batch_4"])
+@pytest.mark.parametrize(
+    "name", ["primes", "features_17_31", "features_33_257", "batch_4", "few_rows_10", "few_rows_1", "cnn_head"]
+)
 def test_a_row_does_not_depend_on_its_batch(name, isa):
     case = BY_NAME[name]
     x, kernel, bias, dy = case.inputs()
