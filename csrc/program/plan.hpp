@@ -118,6 +118,7 @@ struct PhasePlan {
   std::vector<int> steps;
   std::vector<Segment> segments;  // samples
   int64_t chunk_region = 0;       // samples: bytes of chunk storage in the lane scratch
+  bool backwards = false;         // tasks are taken from the end
 };
 
 // Layers that became part of an operator.

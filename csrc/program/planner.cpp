@@ -104,6 +104,17 @@ std::string Planner::describe_op(const Op& op) const {
   return text;
 }
 
+// A phase split by samples begins where the one before it has ended: what that wrote or read last is still in the
+// caches. Where phases are split by columns, a thread's weights are what counts.
+void Planner::go_back_and_forth() {
+  bool backwards = false;
+  for (PhasePlan& phase : plan_->phases) {
+    if (phase.steps.empty() || phase.domain != Domain::samples) continue;
+    phase.backwards = backwards;
+    backwards = !backwards;
+  }
+}
+
 std::unique_ptr<Plan> Planner::make() {
   plan_->capacity = request_.capacity;
   plan_->chunk = (request_.capacity + kChunks - 1) / kChunks;
@@ -191,6 +202,7 @@ std::unique_ptr<Plan> Planner::make() {
     }
     updates();
   }
+  go_back_and_forth();
   allocate();
   return std::move(plan_);
 }

@@ -228,6 +228,7 @@ class Planner {
 
   void coefficients_from_moving_statistics(const Op& op, int coefficients);
   std::string describe_op(const Op& op) const;
+  void go_back_and_forth();
   void allocate();
 
   const PlanRequest& request_;

@@ -221,7 +221,7 @@ void Program::replay(Replayable& target, Run& run, const Exec& exec) {
   for (const PhasePlan& phase : plan.phases) {
     if (phase.steps.empty()) continue;
     runners.push_back({&run, &phase});
-    phases.push_back({plan.tasks(phase, run.batch), TaskRef(runners.back())});
+    phases.push_back({plan.tasks(phase, run.batch), TaskRef(runners.back()), phase.backwards});
   }
   const double work = plan.work_fixed + plan.work_per_sample * static_cast<double>(run.batch);
   if (exec.description.empty()) return execute(exec, phases, work);

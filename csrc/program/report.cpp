@@ -134,7 +134,8 @@ std::string describe(const Plan& plan, const Graph& graph) {
     if (phase.domain == Domain::features)
       text +=
           concatenate("split by columns, ", std::min(phase.slice, phase.columns), " of ", phase.columns, " a task\n");
-    if (phase.domain == Domain::samples) text += "split by samples, a chunk a task\n";
+    if (phase.domain == Domain::samples)
+      text += concatenate("split by samples, a chunk a task", phase.backwards ? ", the last one first" : "", "\n");
     size_t place = 0;
     const auto steps_of = [&](size_t count) {
       std::vector<std::string> names;

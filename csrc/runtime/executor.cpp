@@ -121,12 +121,12 @@ class Interruption {
 void run_serial(std::span<const Phase> phases, Interruption& interruption) {
   const TaskScope scope;
   for (const Phase& phase : phases) {
-    for (int64_t task = 0; task < phase.tasks; ++task) {
+    for (int64_t i = 0; i < phase.tasks; ++i) {
       if (interruption.possible()) {
         interruption.ask();
         if (interruption.wanted()) return;
       }
-      phase.run(task, 0);
+      phase.run(phase.task(0, phase.tasks, i), 0);
     }
   }
 }
@@ -233,8 +233,8 @@ class Barrier {
 // A lane's contiguous share of a phase. The lane takes from it first, which keeps data with its thread from call to
 // call; others take what is left when their own is empty.
 struct alignas(64) Share {
-  std::atomic<int64_t> next{0};
-  int64_t end = 0;
+  std::atomic<int64_t> taken{0};
+  Range tasks{0, 0};
 };
 
 // The one region that may be open in this process; whoever holds `open` owns all of it.
@@ -249,10 +249,9 @@ struct Region {
   Share shares[2][kMaxThreads];  // of even and odd phases: one is filled while the other is in use
 
   void share_out(size_t phase, int lane) {
-    const Range range = part_of(phases[phase].tasks, lanes, lane);
     Share& share = shares[phase % 2][lane];
-    share.end = range.end;
-    share.next.store(range.begin, std::memory_order_relaxed);
+    share.tasks = part_of(phases[phase].tasks, lanes, lane);
+    share.taken.store(0, std::memory_order_relaxed);
   }
 };
 Region region;
@@ -272,14 +271,15 @@ void run_lane(Region& r, int lane, int present) {
       const Phase& phase = r.phases[p];
       for (int i = 0; i < r.lanes; ++i) {
         Share& share = r.shares[p % 2][lane + i < r.lanes ? lane + i : lane + i - r.lanes];
-        while (share.next.load(std::memory_order_relaxed) < share.end) {
-          const int64_t task = share.next.fetch_add(1, std::memory_order_relaxed);
-          if (task >= share.end) break;
+        const Range tasks = share.tasks;
+        while (share.taken.load(std::memory_order_relaxed) < tasks.size()) {
+          const int64_t taken = share.taken.fetch_add(1, std::memory_order_relaxed);
+          if (taken >= tasks.size()) break;
           if (interruption.possible()) {
             if (lane == r.asking_lane) interruption.ask();
             if (interruption.wanted()) continue;
           }
-          phase.run(task, lane);
+          phase.run(phase.task(tasks.begin, tasks.end, taken), lane);
         }
       }
       if (p + 1 < r.phases.size()) r.barrier.wait(present);

@@ -40,6 +40,12 @@ class TaskRef {
 struct Phase {
   int64_t tasks;
   TaskRef run;
+  // Every lane takes its share from the end. What a phase reads again of the one before is then what the caches hold of
+  // it: its last tasks come first.
+  bool backwards = false;
+
+  // The i-th task of a share.
+  int64_t task(int64_t begin, int64_t end, int64_t i) const { return backwards ? end - 1 - i : begin + i; }
 };
 
 // Resolved from fbn_exec (NULL: defaults). `lanes` bounds the lane argument of every task.

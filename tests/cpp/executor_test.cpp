@@ -71,6 +71,37 @@ void test_phases() {
   CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(60));
 }
 
+// Every task once, and of each thread the tasks of its share from the end: those of another that it takes come behind.
+void test_backwards() {
+  for (const int lanes : {1, 2, 3, 7}) {
+    for (const int64_t n : {1, 2, 5, 64, 1000}) {
+      std::vector<std::vector<int64_t>> order(static_cast<size_t>(lanes));
+      std::vector<int64_t> counts(static_cast<size_t>(n));
+      const auto note = [&](int64_t i, int lane) {
+        order[lane].push_back(i);
+        ++counts[i];
+      };
+      execute(exec_of(lanes), {Phase{n, note}, Phase{n, note, true}}, kMuchWork);
+      for (const int64_t count : counts) CHECK(count == 2);
+      if (lanes > 1) continue;
+      for (int64_t i = 0; i < n; ++i) CHECK(order[0][i] == i && order[0][n + i] == n - 1 - i);
+    }
+  }
+  for (const int lanes : {2, 3, 7}) {
+    constexpr int64_t kTasks = 100;
+    std::vector<int64_t> last(static_cast<size_t>(lanes), -1);
+    std::atomic<int> wrong{0};
+    const auto note = [&](int64_t i, int lane) {
+      const Range share = part_of(kTasks, lanes, lane);
+      if (i < share.begin || i >= share.end) return;  // another's
+      if (last[lane] >= 0 && i >= last[lane]) ++wrong;
+      last[lane] = i;
+    };
+    execute(exec_of(lanes), {Phase{kTasks, note, true}}, kMuchWork);
+    CHECK(wrong == 0);
+  }
+}
+
 // Two tasks that wait for each other: true only if two threads run them.
 bool runs_in_parallel(const Exec& exec) {
   std::atomic<int> started{0};
@@ -296,6 +327,7 @@ int main(int argc, char** argv) {
 #endif
   test_part_of();
   test_phases();
+  test_backwards();
   test_threshold();
   if (parallel) CHECK(runs_in_parallel(exec_of(2)));
   test_nesting();
