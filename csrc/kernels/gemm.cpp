@@ -339,6 +339,79 @@ void gemm(const GemmArgs& g) {
   }
 }
 
+// The first Rows rows of C from a and c on.
+template <int Rows, int NV>
+FASTBN_INLINE void few_terms_tile(const GemmArgs& g, const float* a, float* c) {
+  const int64_t tail = g.n - (NV - 1) * kLanes;
+  vfloat sum[Rows][NV];
+  FASTBN_UNROLL
+  for (int v = 0; v < NV; ++v) {
+    vfloat start{};
+    if (g.bias) start = v + 1 < NV ? load(g.bias + v * kLanes) : load_lanes(g.bias + v * kLanes, tail);
+    FASTBN_UNROLL
+    for (int i = 0; i < Rows; ++i) sum[i][v] = start;
+  }
+  const float* b = g.b;
+  for (int64_t e = 0; e < g.batch; ++e) {
+    const float* element = a + g.a_offset[e];
+    vfloat row[NV];
+    FASTBN_UNROLL
+    for (int v = 0; v < NV; ++v) row[v] = load(b + v * kLanes);
+    FASTBN_UNROLL
+    for (int i = 0; i < Rows; ++i) {
+      const vfloat factor = broadcast(element[i * g.a_row]);
+      FASTBN_UNROLL
+      for (int v = 0; v < NV; ++v) sum[i][v] = fma(factor, row[v], sum[i][v]);
+    }
+    b += g.b_row;
+  }
+  if (g.activation != FBN_LINEAR) {
+    const vfloat slope = broadcast(g.activation == FBN_LEAKY_RELU ? g.alpha : 0.0f);
+    const bool leaky = g.activation == FBN_LEAKY_RELU;
+    FASTBN_UNROLL
+    for (int i = 0; i < Rows; ++i) {
+      FASTBN_UNROLL
+      for (int v = 0; v < NV; ++v) {
+        const vfloat below = leaky ? slope * sum[i][v] : vfloat{};
+        sum[i][v] = sum[i][v] < vfloat{} ? below : sum[i][v];
+      }
+    }
+  }
+  FASTBN_UNROLL
+  for (int i = 0; i < Rows; ++i) {
+    float* to = c + i * g.c_row;
+    FASTBN_UNROLL
+    for (int v = 0; v + 1 < NV; ++v) store(to + v * kLanes, sum[i][v]);
+    store_lanes(to + (NV - 1) * kLanes, sum[i][NV - 1], tail);
+  }
+}
+
+// Runs of `inner` rows; the last tile of a run reaches back over rows that are already there.
+template <int NV>
+void few_terms_rows(const GemmArgs& g) {
+  constexpr int kRows = kRegisters == 32 || NV <= 2 ? 4 : 2;
+  for (int64_t r = g.first_row, end = g.first_row + g.m, count; r < end; r += count) {
+    const int64_t outer = r / g.inner, in = r % g.inner;
+    count = g.inner - in < end - r ? g.inner - in : end - r;
+    const float* a = g.a + outer * g.a_outer + in * g.a_row;
+    float* c = g.c + outer * g.c_outer + in * g.c_row;
+    if (count < kRows) {
+      for (int64_t i = 0; i < count; ++i) few_terms_tile<1, NV>(g, a + i * g.a_row, c + i * g.c_row);
+      continue;
+    }
+    for (int64_t i = 0; i < count; i += kRows) {
+      const int64_t at = i + kRows <= count ? i : count - kRows;
+      few_terms_tile<kRows, NV>(g, a + at * g.a_row, c + at * g.c_row);
+    }
+  }
+}
+
+void few_terms(const GemmArgs& g) {
+  constexpr void (*kRows[kMaxVectors])(const GemmArgs&) = {few_terms_rows<1>, few_terms_rows<2>, few_terms_rows<3>,
+                                                           few_terms_rows<4>};
+  kRows[(g.n + kLanes - 1) / kLanes - 1](g);
+}
+
 // Rows x NV vectors from column j, the last of `tail` lanes.
 template <int Rows, int NV>
 FASTBN_INLINE void outer_block(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t k, float* c,
@@ -571,6 +644,7 @@ void fill_gemm(GemmKernels& table) {
   table.tile_rows = kTileRows[1];
   table.low_tiles = 2 * kTileRows[1] <= kLineFloats;
   table.gemm = gemm;
+  table.few_terms = few_terms;
   table.outer = outer;
   table.dots = dots;
   table.pack = pack;

@@ -70,6 +70,10 @@ struct GemmKernels {
 
   void (*gemm)(const GemmArgs& args);
 
+  // As gemm, for so few terms that a tile would take longer to begin and to end: batch pairs of k = 1, those of B b_row
+  // apart, without b_offset; n up to wide_floats; kZero; nothing is fetched for later.
+  void (*few_terms)(const GemmArgs& args);
+
   // c[i * c_row + j] = sum_p a[p * a_col + i] b[p * b_row + j], i in [0, m), j in [0, n), a chain over p in [0, k), or
   // `update` with it as GemmArgs has it: for so few p that a tile would take longer to begin and to end.
   void (*outer)(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t m, int64_t n, int64_t k, float* c,

@@ -74,7 +74,6 @@ DirectCorrelation::DirectCorrelation(const Conv2dGeometry& geometry, bool backwa
   phases_y = backward ? std::min(g.stride_height, g.height) : 1;
   phases_x = backward ? std::min(g.stride_width, g.width) : 1;
   stride_y = backward ? 1 : g.stride_height;
-  panel = kernels().gemm.panel_floats;
   lanes = kernels().vector_floats;
   q_rows = 0;
   taps_y = taps_x = 0;
@@ -96,6 +95,8 @@ DirectCorrelation::DirectCorrelation(const Conv2dGeometry& geometry, bool backwa
     any = true;
   }
   ext_y = high_y - low_y + 1;
+  few_terms = g.kernel_height * g.kernel_width * depth <= kFewTerms;
+  panel = few_terms ? kernels().gemm.wide_floats : kernels().gemm.panel_floats;
   int64_t lowest_x = 0, highest_x = 0;
   for (int64_t p = 0; p < phases_x; ++p) {
     const Axis x = axis_x(p);
@@ -213,39 +214,44 @@ void DirectCorrelation::run(const float* source, const float* packed, const floa
           const int64_t taps = y.taps * x.taps;
           if (taps == 0) continue;
           const int64_t rows_here = std::min(band.end, y.count) - band.begin;
-          const bool one_run = merged(x);
-          const int64_t along = one_run ? 1 : x.taps;
+          const bool one_run = merged(x) && !few_terms;
+          const int64_t along = one_run ? 1 : x.taps, terms = few_terms ? depth : 1;
           GemmArgs a{};
           a.m = std::max<int64_t>(0, rows_here) * x.count;
-          a.k = one_run ? x.taps * depth : depth;
+          a.k = few_terms ? 1 : one_run ? x.taps * depth : depth;
           a.inner = std::max<int64_t>(1, x.count);
           a.a_outer = y.stride * pitch();
           a.a_row = x.stride * channels;
           a.a_col = 1;
           a.c_outer = y.step * to_width * to_channels;
           a.c_row = x.step * to_channels;
-          a.batch = y.taps * along;
+          a.batch = y.taps * along * terms;
           a.a_offset = a_offset;
-          a.b_offset = b_offset;
+          a.b_offset = few_terms ? nullptr : b_offset;
           a.activation = fused(activation);
           a.alpha = alpha;
           for (int64_t e = 0; e < a.batch; ++e) {
-            a_offset[e] = e / along * y.delta * pitch() + e % along * x.delta * channels;
+            const int64_t tap = e / terms;
+            a_offset[e] = tap / along * y.delta * pitch() + tap % along * x.delta * channels + e % terms;
           }
           for (int64_t unit = units.begin; unit < units.end; ++unit) {
             const int64_t group = unit / panels(), j = unit % panels() * panel;
             a.n = std::min(panel, outputs - j);
             a.b_row = round_up(a.n, lanes);
             a.b = phase + taps * depth * (group * round_up(outputs, lanes) + j);
-            for (int64_t e = 0; e < a.batch; ++e) b_offset[e] = e * a.k * a.b_row;
+            for (int64_t e = 0; e < a.batch && !few_terms; ++e) b_offset[e] = e * a.k * a.b_row;
             a.bias = bias ? bias + group * outputs + j : nullptr;
             for (int64_t i = 0; i < count; ++i) {
               a.a = image_source(i) + (band.begin * y.stride + y.base - copied_from) * pitch() +
                     (x.base + pad_left) * channels + group * depth;
               a.c = to + (image + i) * to_size + group * outputs + j +
                     ((y.first + band.begin * y.step) * to_width + x.first) * to_channels;
-              next.share(&a);
-              k.gemm(a);
+              if (few_terms) {
+                k.few_terms(a);
+              } else {
+                next.share(&a);
+                k.gemm(a);
+              }
             }
           }
           phase += taps * packed_width();

@@ -14,6 +14,7 @@ namespace fastbn {
 inline constexpr int64_t kBandFloats = 96 * 1024;  // source rows of one block: with the weights of a panel they fit L2
 inline constexpr int64_t kWrittenFloats = 48 * 1024;  // written by a block of a convolution with small weights
 inline constexpr int64_t kSmallWeights = 64 * 1024;
+inline constexpr int64_t kFewTerms = 36;    // products of an output that are taken without tiles
 inline constexpr int64_t kBlockImages = 8;  // most images that share one pass over the weights
 // Reduction order of backward_filter: sums over this many pixels are chains, then added up.
 inline constexpr int64_t kChainPixels = 512;
@@ -63,6 +64,7 @@ class DirectCorrelation final : public Correlation {
   bool padded;
   int64_t taps_y, taps_x;  // of all phases
   bool gaps;               // some phase has no taps: its outputs are zero
+  bool few_terms;          // an output is a sum of so few products that they are taken one by one
   int64_t panel, lanes;
 
   Axis axis_y(int64_t phase) const {
@@ -107,7 +109,7 @@ class DirectCorrelation final : public Correlation {
     if (band_rows() < q_rows) return 1;
     return std::clamp<int64_t>(2 * kBandFloats / (source_rows(q_rows) * pitch()), 1, kBlockImages);
   }
-  int64_t table_entries() const { return g.kernel_height * g.kernel_width; }
+  int64_t table_entries() const { return g.kernel_height * g.kernel_width * (few_terms ? depth : 1); }
   int64_t table_floats() const { return round_up(table_entries() * 4, 16); }  // two tables of int64
   int64_t copy_floats() const { return round_up(source_rows(band_rows()) * pitch(), 16); }
 
