@@ -245,10 +245,90 @@ FASTBN_INLINE void one_tile(const GemmArgs& g, const TileRows& at, const char* a
   }
 }
 
+// Of a tile that goes without what is fetched for later: those of longer ones hide it.
+constexpr int64_t kProductsOfShort = 192;
+
+using Tiles = void (*)(const GemmArgs&, const TileRows&);
+
+// Tiles of nothing but whole vectors of one product of matrices, columns of A and rows of B constants apart: what a
+// tile costs beside its products counts where there are few. Fetches the C of the tile that follows.
+template <int MR, int NV, int ColumnBytes, int RowFloats>
+__attribute__((noinline)) void plain_tiles(const GemmArgs& g, const TileRows& at) {
+  alignas(64) static const float kZeros[NV * kLanes] = {};
+  const char* a_tile = (const char*)g.a + at.a[0];
+  const float* const start = g.bias ? g.bias : kZeros;
+  float* c = g.c;
+  int64_t row_at[MR];
+  FASTBN_UNROLL
+  for (int i = 0; i < MR; ++i) row_at[i] = at.a[i] - at.a[0];
+  for (int64_t t = 0; t < at.count; ++t) {
+    vfloat sum[MR][NV];
+    FASTBN_UNROLL
+    for (int i = 0; i < MR; ++i) {
+      FASTBN_UNROLL
+      for (int v = 0; v < NV; ++v) sum[i][v] = load(start + v * kLanes);
+    }
+    for (int64_t e = 0; e < g.batch; ++e) {
+      const char* a = a_tile + (g.a_offset ? g.a_offset[e] * (int64_t)sizeof(float) : 0);
+      const float* b = g.b_offset ? g.b + g.b_offset[e] : g.b;
+      const auto products = [&](auto count) __attribute__((always_inline)) {
+        FASTBN_UNROLL
+        for (int q = 0; q < count.value; ++q) {
+          vfloat row[NV];
+          FASTBN_UNROLL
+          for (int v = 0; v < NV; ++v) row[v] = load(b + q * RowFloats + v * kLanes);
+          FASTBN_UNROLL
+          for (int i = 0; i < MR; ++i) {
+            const char* at_row = i == 0 ? a + q * ColumnBytes : a + row_at[i] + q * ColumnBytes;
+            const vfloat element = broadcast(*(const float*)at_row);
+            FASTBN_UNROLL
+            for (int v = 0; v < NV; ++v) sum[i][v] = fma(element, row[v], sum[i][v]);
+          }
+        }
+        a += count.value * ColumnBytes;
+        b += count.value * RowFloats;
+      };
+      int64_t passes = g.k / kAtOnce;
+      if (e == 0) {
+        for (int64_t i = 0; i < MR && passes > 0; ++i, --passes) {
+          fetch_row<NV>(c + at.c_next + at.c[i]);
+          products(Constant<kAtOnce>{});
+        }
+      }
+      for (; passes > 0; --passes) products(Constant<kAtOnce>{});
+      if (g.k % kAtOnce != 0) products(Constant<1>{});
+    }
+    FASTBN_UNROLL
+    for (int i = 0; i < MR; ++i) {
+      FASTBN_UNROLL
+      for (int v = 0; v < NV; ++v) store(c + at.c[i] + v * kLanes, sum[i][v]);
+    }
+    a_tile += at.a_next;
+    c += at.c_next;
+  }
+}
+
+// plain_tiles for these arguments; nullptr: there are none.
+template <int MR, int NV>
+FASTBN_INLINE Tiles plain_tiles_for(const GemmArgs& g) {
+  if constexpr (kRegisters == 16 && NV == 2 && MR >= 4) {
+    if (g.n != NV * kLanes || g.start != GemmStart::kZero || g.activation != FBN_LINEAR || g.update ||
+        (g.next_floats > 0 && g.k * g.batch > kProductsOfShort)) {
+      return nullptr;
+    }
+    const int64_t a_step = g.a_col * (int64_t)sizeof(float);
+    if (a_step == kBeside && g.b_row == NV * kLanes) return plain_tiles<MR, NV, kBeside, NV * kLanes>;
+    if (a_step == kPacked && g.b_row == NV * kLanes) return plain_tiles<MR, NV, kPacked, NV * kLanes>;
+    if (a_step == kBeside && g.b_row == kWidePanel) return plain_tiles<MR, NV, kBeside, kWidePanel>;
+  }
+  return nullptr;
+}
+
 // Not inlined, and nothing is known to stay the same from tile to tile: the loop would let the compiler hoist constants
 // into vector registers and spill accumulators.
 template <int MR, int NV>
 __attribute__((noinline)) void tiles(const GemmArgs& g, const TileRows& at) {
+  if (const Tiles plain = plain_tiles_for<MR, NV>(g)) return plain(g, at);
   const char* a = (const char*)g.a + at.a[0];
   float* c = g.c;
   const int64_t fetched = g.k * g.batch * kNextFloats;  // by one tile
@@ -261,8 +341,6 @@ __attribute__((noinline)) void tiles(const GemmArgs& g, const TileRows& at) {
     c += at.c_next;
   }
 }
-
-using Tiles = void (*)(const GemmArgs&, const TileRows&);
 
 template <int NV, int MR>
 constexpr Tiles tiles_or_none() {
