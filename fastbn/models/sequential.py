@@ -33,7 +33,7 @@ class Sequential(Model):
 
     def add(self, layer: Layer | Tensor) -> None:
         """Put a layer at the end. Raises RuntimeError while the model is in training."""
-        self._refuse_while_training("Sequential.add")
+        self._turns.refuse_while_training("Sequential.add")
         if isinstance(layer, Tensor):
             if layer.inputs:
                 raise TypeError("Sequential.add: takes layers or fastbn.Input(...). Received: the output of a layer")
@@ -67,7 +67,7 @@ class Sequential(Model):
 
     def pop(self) -> Layer:
         """Take the last layer away. Raises ValueError where there is none, RuntimeError while the model trains."""
-        self._refuse_while_training("Sequential.pop")
+        self._turns.refuse_while_training("Sequential.pop")
         if not self._stack:
             raise ValueError("Sequential.pop: there is no layer")
         layer = self._stack.pop()
