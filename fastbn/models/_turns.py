@@ -28,6 +28,15 @@ class Turns:
                 "from a callback or another thread"
             )
 
+    def refuse_other_threads(self, operation: str) -> None:
+        """Raises RuntimeError where another thread trains; this one may, from a callback."""
+        for name, thread in self._running:
+            if thread != threading.get_ident():
+                raise RuntimeError(
+                    f"{operation}: one thread at a time trains a model. Received: a call while it is training in "
+                    f"another thread, in {name}"
+                )
+
     def begin(self, operation: str) -> tuple[str, int]:
         """Take the turn, with `choice` held; what `end` must be given."""
         turn = (operation, threading.get_ident())

@@ -581,10 +581,14 @@ class Model:
 
         The first call plans steps for batches of its size; smaller ones go through the same plan, larger ones make it
         anew. The order of summation belongs to the plan: the same bits need the same largest batch.
+
+        Raises ValueError for shapes and values that do not fit, TypeError for arrays of other dtypes, RuntimeError
+        while another thread trains the model.
         """
         op = "train_on_batch"
         reject(op, sample_weight=sample_weight, class_weight=class_weight)
         with self._turns.choice:
+            self._turns.refuse_other_threads(op)
             engine, xs, ys = self._take(op, x, y)
             if engine is not self._engine:
                 self._turns.refuse_while_training(op)
