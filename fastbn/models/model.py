@@ -93,6 +93,8 @@ class Model:
         self._output = put_together(state["_output"])
         for layer in [*(part[0] for part in state["_output"]), *self.layers]:
             layer.adopt(self)
+        if self._training is not None:
+            self._training.optimizer.serve(self)
         if engine is not None:
             assert self._output is not None
             self._engine = Engine.restored(self._output, self._seed, self._training, engine)
@@ -327,8 +329,8 @@ class Model:
         keep_gradients: keep each step's gradients for `gradients()`. run_eagerly, steps_per_execution and jit_compile
         are Keras' and without effect: every step is planned ahead.
 
-        Raises ValueError for unknown names, NotImplementedError for what Keras has and fastbn has not, RuntimeError
-        while the model is in training.
+        Raises ValueError for unknown names and for an optimizer that another model is compiled with,
+        NotImplementedError for what Keras has and fastbn has not, RuntimeError while the model is in training.
         """
         reject("compile", loss_weights=loss_weights, weighted_metrics=weighted_metrics)
         chosen = optimizers.get(optimizer)
@@ -340,6 +342,7 @@ class Model:
             training = Training(chosen, function, named, conv_algorithm, bool(keep_gradients))
         with self._turns.choice:
             self._turns.refuse_while_training("compile")
+            chosen.serve(self)
             engine = None
             if self._engine is not None:
                 old = self._engine
