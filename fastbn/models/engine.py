@@ -110,7 +110,7 @@ class Engine:
                 "loss": training.loss.kind,
                 "labels_dtype": training.loss.labels_dtype,
                 "optimizer": training.optimizer.descriptor(),
-                "conv_algorithm": algorithm_code("compile", training.conv_algorithm),
+                "conv_algorithm": algorithm_code("compile", training.conv_algorithm, "conv_algorithm"),
                 "keep_gradients": training.keep_gradients,
             }
         self.program = _core.Program(

@@ -338,7 +338,7 @@ class Model:
         if loss is not None:
             function = losses.get(loss)
             named = tuple(_metrics(metrics, function))
-            algorithm_code("compile", conv_algorithm)
+            algorithm_code("compile", conv_algorithm, "conv_algorithm")
             training = Training(chosen, function, named, conv_algorithm, bool(keep_gradients))
         with self._turns.choice:
             self._turns.refuse_while_training("compile")

@@ -183,7 +183,7 @@ def test_a_failed_compile_changes_nothing():
     optimizer = model.optimizer
     with pytest.raises(NotImplementedError, match="from_logits"):
         model.compile("adam", "sparse_categorical_crossentropy")
-    with pytest.raises(ValueError, match="compile: algorithm"):
+    with pytest.raises(ValueError, match="compile: conv_algorithm"):
         model.compile("adam", "mse", conv_algorithm="winograd")
     assert model.optimizer is optimizer
     model.train_on_batch(X, LABELS)
