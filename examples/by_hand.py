@@ -5,15 +5,17 @@ forward kernel has its backward one; gradients come back in the reverse order, a
 `python examples/by_hand.py [epochs] [training images]`
 """
 
-import sys
+import argparse
 import time
 
 import numpy as np
 
 from fastbn import datasets, ops
 
-epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 1
-limit = int(sys.argv[2]) if len(sys.argv) > 2 else 60000
+parser = argparse.ArgumentParser(description="A convolutional network by hand.")
+parser.add_argument("epochs", nargs="?", type=int, default=1)
+parser.add_argument("limit", nargs="?", type=int, default=60000, help="training images")
+epochs, limit = vars(parser.parse_args()).values()
 rng = np.random.default_rng(0)
 
 data = datasets.load("auto")

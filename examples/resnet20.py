@@ -6,16 +6,19 @@ epochs. Without data of your own the digits are padded to 32x32 and each is give
 images as uint8 (n, 32, 32, 3), as a conversion of CIFAR-10 does.
 """
 
-import sys
+import argparse
 
 import numpy as np
 
 import fastbn
 from fastbn import callbacks, datasets, layers, optimizers
 
-epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 4
-limit = int(sys.argv[2]) if len(sys.argv) > 2 else 10000
-batch_size = 128
+parser = argparse.ArgumentParser(description="ResNet-20 on images of 32x32x3 in ten classes.")
+parser.add_argument("epochs", nargs="?", type=int, default=4)
+parser.add_argument("limit", nargs="?", type=int, default=10000, help="training images")
+parser.add_argument("file", nargs="?", help="x_train, y_train, x_test, y_test in a .npz; without it coloured digits")
+arguments = parser.parse_args()
+epochs, limit, batch_size = arguments.epochs, arguments.limit, 128
 
 
 def conv_bn(x, filters, size, strides=1):
@@ -48,8 +51,8 @@ def coloured(images, seed):
     return (padded * colours).astype(np.uint8)
 
 
-if len(sys.argv) > 3:
-    with np.load(sys.argv[3]) as arrays:
+if arguments.file:
+    with np.load(arguments.file) as arrays:
         x_train, y_train, x_test, y_test = (arrays[name] for name in ("x_train", "y_train", "x_test", "y_test"))
 else:
     data = datasets.load("auto")

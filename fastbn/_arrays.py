@@ -56,6 +56,20 @@ def _as(operation: str, name: str, value: npt.ArrayLike, dtype: type[np.generic]
         return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED", "ENSUREARRAY"])
 
 
+def class_numbers(operation: str, array: npt.NDArray[Any], classes: int) -> npt.NDArray[np.int32]:
+    """Class numbers as contiguous int32; floats may hold them too.
+
+    Raises ValueError for numbers outside [0, classes), NaN among them, TypeError for those that are not integers.
+    """
+    if array.size and not (array.min() >= 0 and array.max() < classes):
+        outside = array.max() if array.min() >= 0 else array.min()
+        raise ValueError(f"{operation}: class numbers must lie in [0, {classes}). Received: {outside}")
+    labels = np.ascontiguousarray(array, np.int32)
+    if array.dtype.kind == "f" and not np.array_equal(labels, array):
+        raise TypeError(f"{operation}: class numbers must be integers. Received: dtype {array.dtype}")
+    return labels
+
+
 def as_float32(operation: str, name: str, value: npt.ArrayLike) -> Float32:
     """A C-contiguous float32 array; `value` itself where it already is one."""
     return _as(operation, name, value, np.float32)
@@ -85,17 +99,22 @@ def reshaped(array: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
     return array if array.shape == shape else array.reshape(shape)
 
 
-def integer(operation: str, name: str, value: Any, below: int = 2**63) -> int:
+def integer(operation: str, name: str, value: Any) -> int:
     """`value` as an int. Raises TypeError where it is not an integer, ValueError where it is beyond 64 bits."""
+    number = any_integer(operation, name, value)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{operation}: {name} must fit into 64 bits. Received: {name}={number}")
+    return number
+
+
+def any_integer(operation: str, name: str, value: Any) -> int:
+    """`value` as an int of any size. Raises TypeError where it is not an integer."""
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
-        number = operator.index(value)
+        return operator.index(value)
     except TypeError:
         raise TypeError(f"{operation}: {name} must be an integer. Received: {value!r}") from None
-    if not -(2**63) <= number < below:
-        raise ValueError(f"{operation}: {name} must fit into 64 bits. Received: {name}={number}")
-    return number
 
 
 def number(operation: str, name: str, value: Any) -> float:
@@ -119,6 +138,16 @@ def pair(operation: str, name: str, value: Any) -> tuple[int, int]:
         return integer(operation, name, items[0]), integer(operation, name, items[1])
     both = integer(operation, name, value)
     return both, both
+
+
+def four_sizes(operation: str, name: str, value: Any) -> tuple[int, int, int, int]:
+    """The shape of images or of a kernel. Raises TypeError where it is no sequence of integers, else ValueError."""
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
+        raise TypeError(f"{operation}: {name} must be four sizes. Received: {name}={value!r}")
+    shape = tuple(integer(operation, name, extent) for extent in value)
+    if len(shape) != 4 or min(shape) < 0:
+        raise ValueError(f"{operation}: {name} must be four sizes. Received: {name}={shape}")
+    return shape[0], shape[1], shape[2], shape[3]
 
 
 _PAGE, _WITHIN = 4096, 3072

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import numpy as np
@@ -29,3 +30,15 @@ def generator() -> np.random.Generator:
 def draw_seed() -> int:
     """A seed for a program: never 0."""
     return int(_generator.integers(1, 2**63))
+
+
+def _after_fork_in_child() -> None:
+    """Go on from the same state without the old generator's lock, which a thread that is not there may have."""
+    global _generator
+    used = _generator.bit_generator
+    fresh = type(used)()
+    fresh.state = used.state
+    _generator = np.random.Generator(fresh)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -82,9 +82,10 @@ def get(identifier: Any) -> str:
     """
     if identifier is None:
         return "linear"
+    named = isinstance(identifier, str)
     for name, function in _FUNCTIONS.items():
-        if identifier == name or identifier is function:
+        if (named and identifier == name) or identifier is function:
             return name
-    if identifier in _ABSENT:
+    if named and identifier in _ABSENT:
         raise NotImplementedError(f"activations: only {list(_FUNCTIONS)} are built in. Received: {identifier!r}")
     raise ValueError(f"activations: must be None or one of {list(_FUNCTIONS)}. Received: {identifier!r}")

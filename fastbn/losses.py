@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core, ops
-from fastbn._arrays import Float32, as_array, as_float32, require_shape
+from fastbn._arrays import Float32, as_array, as_float32, class_numbers, require_shape
+from fastbn.ops._options import on_behalf
 
 __all__ = [
     "CategoricalCrossentropy",
@@ -29,7 +30,7 @@ __all__ = [
 
 def _cross_entropy(op: str, y_true: npt.NDArray[Any], y_pred: npt.ArrayLike, from_logits: bool) -> Float32:
     if from_logits:
-        return ops.softmax_cross_entropy_forward(y_pred, y_true)[0]
+        return on_behalf(op, ops.softmax_cross_entropy_forward, y_pred, y_true)[0]
     p = as_float32(op, "y_pred", y_pred)
     p = np.clip(p / p.sum(axis=-1, keepdims=True), 1e-7, 1 - 1e-7)
     if y_true.shape == p.shape:
@@ -54,16 +55,15 @@ def sparse_categorical_crossentropy(y_true: npt.ArrayLike, y_pred: npt.ArrayLike
     if t.shape == (*shape[:-1], 1) and t.shape != shape[:-1]:
         t = t[..., 0]
     require_shape(op, "y_true", t, shape[:-1])
-    classes = t.astype(np.int64)
-    if classes.size and (classes.min() < 0 or classes.max() >= shape[-1]):
-        outside = classes.min() if classes.min() < 0 else classes.max()
-        raise ValueError(f"{op}: class numbers must lie in [0, {shape[-1]}). Received: {outside}")
-    return _cross_entropy(op, classes, y_pred, from_logits)
+    return _cross_entropy(op, class_numbers(op, t, shape[-1]), y_pred, from_logits)
 
 
 def mean_squared_error(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> Float32:
     """mean_k (p[k] - t[k])^2 over the last axis."""
-    return ops.mean_squared_error_forward(y_pred, y_true)
+    op = "mean_squared_error"
+    p, t = as_float32(op, "y_pred", y_pred), as_float32(op, "y_true", y_true)
+    require_shape(op, "y_true", t, p.shape)
+    return on_behalf(op, ops.mean_squared_error_forward, p, t)
 
 
 class Loss:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastbn import _core
+
+if TYPE_CHECKING:
+    from fastbn.models import Model
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "get"]
 
@@ -45,6 +48,7 @@ class Optimizer:
         self._learning_rate = self._number("learning_rate", learning_rate)
         self.weight_decay = None if weight_decay is None else self._number("weight_decay", weight_decay)
         self._program: weakref.ref[_core.Program] | None = None
+        self._model: weakref.ref[Model] | None = None
 
     def _number(self, name: str, value: Any, below: float = math.inf) -> float:
         """`value` as a float in [0, below). Raises TypeError, ValueError or, for schedules, NotImplementedError."""
@@ -66,7 +70,7 @@ class Optimizer:
         return number
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_program": None}  # a copy belongs to no model yet
+        return {**self.__dict__, "_program": None, "_model": None}  # a copy belongs to no model yet
 
     @property
     def learning_rate(self) -> float:
@@ -84,6 +88,16 @@ class Optimizer:
         """Steps that the model compiled with this optimizer has made."""
         program = None if self._program is None else self._program()
         return 0 if program is None else program.iteration
+
+    def serve(self, model: Model) -> None:
+        """Become the optimizer of a model. Raises ValueError where that of another one is still compiled with it."""
+        other = None if self._model is None else self._model()
+        if other is not None and other is not model and other.optimizer is self:
+            raise ValueError(
+                f"compile: an optimizer serves one model; give every model one of its own. Received: {self!r} of the "
+                f"model '{other.name}' for the model '{model.name}'"
+            )
+        self._model = weakref.ref(model)
 
     def bind(self, program: _core.Program) -> None:
         """Remember the program that makes the steps, for `iterations`."""

@@ -25,6 +25,7 @@ const fbn_exec* interruptible() {
 namespace {
 thread_local fbn_exec operators = *interruptible();
 thread_local size_t wanted_workspace = 0;
+constexpr size_t kNotAsked = SIZE_MAX;
 }  // namespace
 
 const fbn_exec* operator_exec() { return &operators; }
@@ -42,12 +43,13 @@ void set_workspace(const py::object& memory) {
 }
 
 void begin_workspace_query() {
-  wanted_workspace = 0;
+  wanted_workspace = kNotAsked;
   operators.workspace_query = &wanted_workspace;
 }
 
-size_t end_workspace_query() {
+std::optional<size_t> end_workspace_query() {
   operators.workspace_query = nullptr;
+  if (wanted_workspace == kNotAsked) return std::nullopt;
   return wanted_workspace;
 }
 

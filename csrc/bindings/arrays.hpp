@@ -12,6 +12,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -44,7 +45,7 @@ const fbn_exec* operator_exec();
 void set_workspace(const py::object& memory);
 // Until it is ended, calls of operators on this thread compute nothing and tell what workspace they want.
 void begin_workspace_query();
-size_t end_workspace_query();
+std::optional<size_t> end_workspace_query();  // none: no operator was called
 std::string shape_text(const Shape& shape);
 
 struct Dtype {

@@ -12,8 +12,10 @@ Shape output_shape(const Operands& operands, const fbn_conv2d& d, const Shape& x
     operands.invalid(
         "kernel.shape[2] must be the channels of x divided by groups",
         "x.shape=" + shape_text(x) + ", kernel.shape=" + shape_text(kernel) + ", groups=" + std::to_string(d.groups));
+  fbn_conv2d size = d;  // alone: what is wrong with the activation is said by the operator, under its own name
+  size.activation = FBN_LINEAR;
   int64_t height = 0, width = 0;
-  check(fbn_conv2d_output_size(&d, &height, &width));
+  check(fbn_conv2d_output_size(&size, &height, &width));
   return {d.batch, height, width, d.out_channels};
 }
 

@@ -33,7 +33,7 @@ void register_runtime(py::module_& m) {
 
   m.def("set_workspace", &set_workspace, py::arg("memory"), "Memory for operators that this thread calls, or None.");
   m.def("begin_workspace_query", &begin_workspace_query, "Operators that this thread calls now only tell their size.");
-  m.def("end_workspace_query", &end_workspace_query, "The bytes that the last operator wanted.");
+  m.def("end_workspace_query", &end_workspace_query, "The bytes that the last operator wanted, or None.");
   m.def("is_plain", &is_plain, py::arg("value"), py::arg("dtype"),
         "Whether `value` is a NumPy array of this dtype, C-contiguous and aligned.");
   m.def("fit_results", &fit_results, py::arg("arrays"), py::arg("wanted"), py::arg("inputs"),

@@ -26,10 +26,19 @@ FASTBN_INLINE int64_t first_arg_max(const float* x, int64_t columns) {
   return 0;
 }
 
+// The class number of a row, -1 where it is none. Whoever owns the labels may change them after they were checked, so
+// each is read once and never used as an index before it is compared.
+FASTBN_INLINE int32_t read_class(const int32_t* label, int64_t columns) {
+  const int32_t c = __atomic_load_n(label, __ATOMIC_RELAXED);
+  return c >= 0 && c < columns ? c : -1;
+}
+
+FASTBN_INLINE float at_class(const float* x, int32_t label) { return label >= 0 ? x[label] : __builtin_nanf(""); }
+
 // Targets of one row: given, or one at the row's class.
 template <bool Classes>
 struct Targets {
-  int32_t label;
+  int32_t label;  // -1: no column's
   const float* row;
   FASTBN_INLINE vfloat at(const Targets& t, int64_t c, int64_t n) {
     if constexpr (Classes) {
@@ -59,7 +68,7 @@ FASTBN_INLINE void cross_entropy_rows(int64_t rows, int64_t columns, const float
     for (int64_t i = 0; i < block; ++i) {
       const int64_t r = begin + i, at = r * columns;
       const float* x = logits + at;
-      const Targets<Classes> t{Classes ? classes[r] : 0, Classes ? nullptr : targets + at};
+      const Targets<Classes> t{Classes ? read_class(classes + r, columns) : 0, Classes ? nullptr : targets + at};
       if (correct) correct[r] = first_arg_max(x, columns) == (Classes ? t.label : first_arg_max(t.row, columns));
       const auto distance = [&](vfloat v, vfloat weight, vfloat max) {
         return weight != vfloat{} ? weight * (max - v) : vfloat{};
@@ -72,7 +81,7 @@ FASTBN_INLINE void cross_entropy_rows(int64_t rows, int64_t columns, const float
         sums[i] = row.sum[0];
         totals[i] = total[0];
         if constexpr (Classes) {
-          distances[i] = row.max[0] - x[t.label];
+          distances[i] = row.max[0] - at_class(x, t.label);
         } else if (loss) {
           distances[i] = fold_sum(distance(v, weight, row.max))[0];
         }
@@ -84,7 +93,7 @@ FASTBN_INLINE void cross_entropy_rows(int64_t rows, int64_t columns, const float
       const vfloat max = row_max(x, columns);
       vfloat total = broadcast(1.0f);
       if constexpr (Classes) {
-        distances[i] = max[0] - x[t.label];
+        distances[i] = max[0] - at_class(x, t.label);
       } else {
         vfloat far{};
         total = vfloat{};
@@ -128,7 +137,7 @@ FASTBN_INLINE void cross_entropy_gradient(int64_t rows, int64_t columns, const f
                                           const int32_t* classes, const float* targets, float scale, float* dlogits) {
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t at = r * columns;
-    const Targets<Classes> t{Classes ? classes[r] : 0, Classes ? nullptr : targets + at};
+    const Targets<Classes> t{Classes ? read_class(classes + r, columns) : 0, Classes ? nullptr : targets + at};
     vfloat total = broadcast(1.0f);
     if constexpr (!Classes) {
       total = vfloat{};

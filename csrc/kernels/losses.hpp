@@ -8,7 +8,8 @@ namespace fastbn {
 struct LossKernels {
   // Exactly one of classes (int32 class numbers) and targets (rows x columns) is given. loss, probabilities, dlogits
   // and correct may be NULL. dlogits = (p sum(t) - t) * scale; correct = the first arg-max of logits (the first NaN if
-  // there is one) is the class, or the first arg-max of the targets.
+  // there is one) is the class, or the first arg-max of the targets. A number that is no class makes the row's loss NaN
+  // and is no column's target.
   void (*softmax_cross_entropy)(int64_t rows, int64_t columns, const float* logits, const int32_t* classes,
                                 const float* targets, float scale, float* loss, float* probabilities, float* dlogits,
                                 uint8_t* correct);

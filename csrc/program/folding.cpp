@@ -43,7 +43,6 @@ void FoldedLayer::make(float* rows) noexcept {
 }
 
 const FoldedLayer& FoldedLayers::get(const Graph& graph, ParameterStore& store, int node, int norm) {
-  const std::lock_guard lock(mutex_);
   const auto found = layers_.find({node, norm});
   if (found != layers_.end()) return found->second;
   const auto packed = store.packed.find(node);
@@ -75,7 +74,6 @@ const FoldedLayer& FoldedLayers::get(const Graph& graph, ParameterStore& store, 
 }
 
 void FoldedLayers::renew(bool weights_changed) noexcept {
-  const std::lock_guard lock(mutex_);
   for (auto& [key, layer] : layers_) {
     if (!weights_changed && layer.made) continue;
     layer.make(rows_.floats());

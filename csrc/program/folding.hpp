@@ -8,7 +8,6 @@
 
 #include <cstdint>
 #include <map>
-#include <mutex>
 #include <utility>
 
 #include "runtime/memory.hpp"
@@ -40,7 +39,7 @@ struct FoldedLayer {
   void make(float* rows) noexcept;
 };
 
-// All that plans of a program have asked for. Calls from several threads are safe.
+// All that plans of a program have asked for; one call at a time.
 class FoldedLayers {
  public:
   // The layer `node` with the batch-norm `norm` (nodes) in its weights; stays where it is.
@@ -50,7 +49,6 @@ class FoldedLayers {
   void renew(bool weights_changed) noexcept;
 
  private:
-  std::mutex mutex_;
   std::map<std::pair<int, int>, FoldedLayer> layers_;
   Buffer rows_;  // as large as the largest kernel: nothing is allocated when weights change
 };

@@ -106,18 +106,19 @@ void Program::plan_training(int64_t max_batch) {
 }
 
 void Program::set_max_batch(int64_t max_batch) {
+  locks_.require_whole("set_max_batch");
   require(options_.loss != FBN_LOSS_NONE,
           "set_max_batch: the program was made without a loss. Received: FBN_LOSS_NONE");
   require(max_batch >= 1, "set_max_batch: max_batch must be at least 1. Received: ", max_batch);
-  const std::unique_lock training(training_mutex_, std::try_to_lock);
+  const std::unique_lock training(locks_.training(), std::try_to_lock);
   if (!training) fail(FBN_BUSY, "set_max_batch: the program is training in another thread");
-  const std::unique_lock state(state_);
+  const std::unique_lock state(locks_.state());
   if (max_batch == options_.max_batch) return;
   plan_training(max_batch);
 }
 
 Program::Replayable& Program::inference(Mode mode, int node) {
-  const std::lock_guard lock(inference_mutex_);
+  const std::lock_guard lock(locks_.inference());
   auto& entry = inference_[{static_cast<int>(mode), node}];
   if (!entry) {
     auto made = std::make_unique<Replayable>();
@@ -152,7 +153,8 @@ Program::Pieces Program::pieces(const Plan& plan, int lanes, bool timing) {
 // Memory of a replay: the caller's workspace, or what is taken from the idle ones and returned at the end.
 class Program::Lease {
  public:
-  Lease(const char* operation, Replayable& owner, const Exec& exec, bool timing) : owner_(owner) {
+  Lease(const char* operation, Replayable& owner, ProgramLocks& locks, const Exec& exec, bool timing)
+      : owner_(owner), locks_(locks) {
     const Plan& plan = *owner.plan;
     const int lanes = exec.lanes;
     const Pieces needed = pieces(plan, lanes, timing);
@@ -165,7 +167,7 @@ class Program::Lease {
       return;
     }
     {
-      const std::lock_guard lock(owner.mutex);
+      const std::lock_guard lock(locks.inference());
       if (!owner.idle.empty()) {
         memory_ = std::move(owner.idle.back());
         owner.idle.pop_back();
@@ -186,7 +188,7 @@ class Program::Lease {
   }
   ~Lease() {
     if (!memory_) return;
-    const std::lock_guard lock(owner_.mutex);
+    const std::lock_guard lock(locks_.inference());
     try {
       owner_.idle.push_back(std::move(memory_));
     } catch (...) {  // no room to keep it: it is freed
@@ -200,6 +202,7 @@ class Program::Lease {
 
  private:
   Replayable& owner_;
+  ProgramLocks& locks_;
   std::unique_ptr<Memory> memory_;  // nullptr: the caller's workspace
   char *arena_ = nullptr, *lanes_ = nullptr, *ticks_ = nullptr;
 };
@@ -259,10 +262,11 @@ void Program::check_batch_labels(const char* operation, const void* y, const int
 
 void Program::train(const void* x, const void* y, const int64_t* index, int64_t n, fbn_step_result* result,
                     const Exec& exec) {
+  locks_.require_whole("train");
   const auto entered = std::chrono::steady_clock::now();
   require(options_.loss != FBN_LOSS_NONE, "train: the program was made without a loss. Received: FBN_LOSS_NONE");
   fbn_step_result sums{};
-  const std::unique_lock training(training_mutex_, std::try_to_lock);
+  const std::unique_lock training(locks_.training(), std::try_to_lock);
   if (!training) fail(FBN_BUSY, "train: the program is training in another thread");
   require(n >= 0 && n <= options_.max_batch, "train: the batch must be at most max_batch = ", options_.max_batch,
           ". Received: ", n);
@@ -274,8 +278,8 @@ void Program::train(const void* x, const void* y, const int64_t* index, int64_t 
   if (n > 0) {
     check_index("train", index, n);
     check_batch_labels("train", y, index, n);
-    const std::unique_lock state(state_);
-    Lease lease("train", training_, exec, timing);
+    const std::unique_lock state(locks_.state());
+    Lease lease("train", training_, locks_, exec, timing);
     Run run;
     run.batch = n;
     run.x = x;
@@ -308,10 +312,10 @@ void Program::train(const void* x, const void* y, const int64_t* index, int64_t 
   if (result != nullptr) write_result(result, sums);
 }
 
-// Brings the packed kernels and the folded layers up to date; callers hold state_ shared and have their plan, so that
-// the folded layers it reads are there.
+// Brings the packed kernels and the folded layers up to date; callers hold the state shared and have their plan, so
+// that the folded layers it reads are there.
 void Program::repack() {
-  const std::lock_guard lock(pack_mutex_);
+  const std::lock_guard lock(locks_.inference());
   store_.folded.renew(!packed_);
   if (packed_) return;
   for (auto& [node, packed] : store_.packed)
@@ -321,6 +325,7 @@ void Program::repack() {
 
 void Program::evaluate(const void* x, const void* y, const int64_t* index, int64_t n, fbn_step_result* result,
                        const Exec& exec) {
+  locks_.require_whole("evaluate");
   require(options_.loss != FBN_LOSS_NONE, "evaluate: the program was made without a loss. Received: FBN_LOSS_NONE");
   require(n >= 0, "evaluate: the number of samples must not be negative. Received: ", n);
   if (exec.workspace_query != nullptr) {
@@ -333,9 +338,9 @@ void Program::evaluate(const void* x, const void* y, const int64_t* index, int64
   if (n > 0) {
     Replayable& target = inference(Mode::evaluate, output_);
     const Node& out = graph_.node(output_);
-    const std::shared_lock state(state_);
+    const std::shared_lock state(locks_.state());
     repack();
-    Lease lease("evaluate", target, exec, false);
+    Lease lease("evaluate", target, locks_, exec, false);
     for (int64_t first = 0; first < n; first += kInferenceBatch) {
       Run run;
       run.batch = std::min(kInferenceBatch, n - first);
@@ -358,6 +363,7 @@ void Program::evaluate(const void* x, const void* y, const int64_t* index, int64
 }
 
 void Program::predict(int node, const void* x, const int64_t* index, int64_t n, float* out, const Exec& exec) {
+  locks_.require_whole("predict");
   require(n >= 0, "predict: the number of samples must not be negative. Received: ", n);
   const Node& target_node = graph_.node(node);
   require(target_node.dtype == FBN_FLOAT32, "predict: the node must be float32. Received: '", target_node.name, "'");
@@ -368,9 +374,9 @@ void Program::predict(int node, const void* x, const int64_t* index, int64_t n, 
   if (n == 0) return;
   check_index("predict", index, n);
   Replayable& target = inference(Mode::predict, node);
-  const std::shared_lock state(state_);
+  const std::shared_lock state(locks_.state());
   repack();
-  Lease lease("predict", target, exec, false);
+  Lease lease("predict", target, locks_, exec, false);
   for (int64_t first = 0; first < n; first += kInferenceBatch) {
     Run run;
     run.batch = std::min(kInferenceBatch, n - first);
@@ -409,37 +415,41 @@ const Buffer& Program::buffer(int parameter, const char* what) const {
 }
 
 void Program::get(int parameter, const char* what, float* out) const {
-  const std::shared_lock state(state_);
+  locks_.require_whole("program_get");
+  const std::shared_lock state(locks_.state());
   const Buffer& from = buffer(parameter, what);  // checks the number
   read_parameter(store_.parameters[static_cast<size_t>(parameter)], from, out);
 }
 
 void Program::set(int parameter, const char* what, const float* in) {
-  const std::unique_lock state(state_);
+  locks_.require_whole("program_set");
+  const std::unique_lock state(locks_.state());
   const Buffer& to = buffer(parameter, what);  // checks the number
   write_parameter(store_.parameters[static_cast<size_t>(parameter)], in, to);
   packed_ = false;
 }
 
 void Program::set_iteration(int64_t iteration) {
+  locks_.require_whole("set_iteration");
   require(iteration >= 0 && iteration <= kMaxIteration, "program: the iteration must lie in [0, ", kMaxIteration,
           "]. Received: ", iteration);
-  const std::unique_lock state(state_);
+  const std::unique_lock state(locks_.state());
   iteration_ = iteration;
 }
 
 int64_t Program::iteration() const {
-  const std::shared_lock state(state_);
+  const std::shared_lock state(locks_.state());
   return iteration_;
 }
 
 double Program::learning_rate() const {
-  const std::shared_lock state(state_);
+  const std::shared_lock state(locks_.state());
   return options_.optimizer.learning_rate;
 }
 
 void Program::set_learning_rate(double learning_rate) {
-  const std::unique_lock state(state_);
+  locks_.require_whole("set_learning_rate");
+  const std::unique_lock state(locks_.state());
   fbn_optimizer changed = options_.optimizer;
   changed.learning_rate = learning_rate;
   check_optimizer("program", changed);
@@ -447,20 +457,23 @@ void Program::set_learning_rate(double learning_rate) {
 }
 
 std::vector<fbn_cost_row> Program::costs(int64_t batch) const {
+  locks_.require_whole("costs");
   require(options_.loss != FBN_LOSS_NONE, "costs: the program was made without a loss. Received: FBN_LOSS_NONE");
-  const std::shared_lock state(state_);
+  const std::shared_lock state(locks_.state());
   require(batch >= 0 && batch <= options_.max_batch,
           "costs: the batch must be at most max_batch = ", options_.max_batch, ". Received: ", batch);
   return cost_rows(*training_.plan, graph_, batch, timings_);
 }
 
 void Program::reset_costs() {
-  const std::unique_lock state(state_);
+  locks_.require_whole("reset_costs");
+  const std::unique_lock state(locks_.state());
   timings_.reset(timings_.steps.size());
 }
 
 std::string Program::describe() const {
-  const std::shared_lock state(state_);
+  locks_.require_whole("describe");
+  const std::shared_lock state(locks_.state());
   if (training_.plan != nullptr) return fastbn::describe(*training_.plan, graph_);
   ParameterStore& store = const_cast<ParameterStore&>(store_);  // a plan points into the store but does not run here
   const PlanRequest request{&graph_,
@@ -472,6 +485,7 @@ std::string Program::describe() const {
                             options_.block_bytes,
                             options_.seed,
                             options_.conv_algorithm};
+  const std::lock_guard lock(locks_.inference());
   return fastbn::describe(*make_plan(request, store), graph_);
 }
 

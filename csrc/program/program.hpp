@@ -5,14 +5,13 @@
 
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "graph.hpp"
+#include "locks.hpp"
 #include "parameters.hpp"
 #include "plan.hpp"
-#include "runtime/fair_mutex.hpp"
 
 namespace fastbn {
 
@@ -49,7 +48,6 @@ class Program {
   // A plan, and memory for as many replays as have run at the same time.
   struct Replayable {
     std::unique_ptr<Plan> plan;
-    std::mutex mutex;
     std::vector<std::unique_ptr<Memory>> idle;
   };
   struct Pieces;
@@ -72,10 +70,7 @@ class Program {
   int64_t iteration_ = 0;
   Replayable training_;
   std::map<std::pair<int, int>, std::unique_ptr<Replayable>> inference_;  // (mode, node)
-  std::mutex inference_mutex_;
-  mutable FairSharedMutex state_;  // weights, plan of training, iteration, learning rate, costs: a step writes
-  std::mutex training_mutex_;
-  std::mutex pack_mutex_;
+  mutable ProgramLocks locks_;
   bool packed_ = false;  // the packed kernels and folded layers are those of the current weights
   Timings timings_;      // of the training plan
 };

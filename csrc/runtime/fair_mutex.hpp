@@ -1,11 +1,13 @@
 // A shared mutex under which writers do not starve: glibc's lets readers in as long as others read.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
 #include <shared_mutex>
+#include <thread>
 
 namespace fastbn {
 
@@ -27,8 +29,14 @@ class FairSharedMutex {
       ++turns_;
     }
     turned_.notify_all();
+    writer_.store(std::this_thread::get_id(), std::memory_order_relaxed);
   }
-  void unlock() { state_.unlock(); }
+  void unlock() {
+    writer_.store(std::thread::id(), std::memory_order_relaxed);
+    state_.unlock();
+  }
+  // Whether the calling thread is the writer.
+  bool is_mine() const { return writer_.load(std::memory_order_relaxed) == std::this_thread::get_id(); }
 
   void lock_shared() {
     {
@@ -40,10 +48,13 @@ class FairSharedMutex {
     }
     state_.lock_shared();
   }
+  // Past writers that wait, but not past one that writes.
+  bool try_lock_shared() { return state_.try_lock_shared(); }
   void unlock_shared() { state_.unlock_shared(); }
 
  private:
   std::shared_mutex state_;
+  std::atomic<std::thread::id> writer_{};
   std::mutex turn_;
   std::condition_variable turned_;
   int writers_ = 0;     // that wait

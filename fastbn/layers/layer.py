@@ -112,8 +112,10 @@ class Layer:
                 raise NotImplementedError(f"{cls}: {key} is not built in. Received: {key}={value!r}")
         if dtype not in (None, "float32", np.float32):
             raise NotImplementedError(f"{cls}: dtype must be float32. Received: dtype={dtype!r}")
-        if name is not None and (not isinstance(name, str) or not name or "/" in name):
-            raise ValueError(f"{cls}: name must be a string that is not empty and has no '/'. Received: name={name!r}")
+        if name is not None and (not isinstance(name, str) or not name or "/" in name or "\0" in name):
+            raise ValueError(
+                f"{cls}: name must be a string that is not empty and has no '/' and no NUL. Received: name={name!r}"
+            )
         self._name = name
         self._auto_name: str | None = None
         self.trainable = bool(trainable)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._arrays import as_array, as_float32, integer
+from fastbn._arrays import as_array, as_float32, class_numbers, integer
 
 if TYPE_CHECKING:
     from fastbn.models.engine import Engine
@@ -67,7 +67,6 @@ def inner_labels(operation: str, y: Any, samples: int, engine: Engine) -> npt.ND
 
 
 def _classes(operation: str, array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[np.int32]:
-    classes = shape[-1]
     if array.shape == (*shape[:-1], 1):
         array = array[..., 0]
     if array.shape != shape[:-1]:
@@ -75,13 +74,7 @@ def _classes(operation: str, array: npt.NDArray[Any], shape: tuple[int, ...]) ->
             f"{operation}: y must be class numbers of shape {shape[:-1]}; for one-hot labels take "
             f"categorical_crossentropy. Received: y.shape={array.shape}"
         )
-    if array.size and not (array.min() >= 0 and array.max() < classes):
-        outside = array.max() if array.min() >= 0 else array.min()
-        raise ValueError(f"{operation}: class numbers must lie in [0, {classes}). Received: {outside}")
-    labels = np.ascontiguousarray(array, np.int32)
-    if array.dtype.kind == "f" and not np.array_equal(labels, array):
-        raise TypeError(f"{operation}: class numbers must be integers. Received: dtype {array.dtype}")
-    return labels
+    return class_numbers(operation, array, shape[-1])
 
 
 def batch_size_of(operation: str, value: Any) -> int:

@@ -35,20 +35,24 @@ class Training:
     conv_algorithm: str = "auto"
     keep_gradients: bool = False
 
+    def fits(self, layer: Layer) -> bool:
+        """Whether the loss and the last layer belong together: softmax is part of a cross-entropy, once."""
+        return self.loss.kind != _core.LOSS_SOFTMAX_CROSS_ENTROPY or _ends_in_softmax(layer) != self.loss.from_logits
+
     def check_output(self, output: Tensor) -> None:
         """Raises NotImplementedError where the loss and the model's last activation do not belong together."""
-        if self.loss.kind != _core.LOSS_SOFTMAX_CROSS_ENTROPY:
-            return
-        layer = output.layer
-        ends_in_softmax = isinstance(layer, Softmax) or (
-            isinstance(layer, (Activation, Dense, Conv2D)) and layer.activation == "softmax"
-        )
-        if ends_in_softmax == self.loss.from_logits:
-            state = "ends in softmax" if ends_in_softmax else "does not end in softmax"
+        if not self.fits(output.layer):
+            state = "ends in softmax" if _ends_in_softmax(output.layer) else "does not end in softmax"
             raise NotImplementedError(
                 f"compile: {self.loss.name} takes a model that ends in softmax, or from_logits=True and one that does "
                 f"not. Received: from_logits={self.loss.from_logits}, and the model {state}"
             )
+
+
+def _ends_in_softmax(layer: Layer) -> bool:
+    return isinstance(layer, Softmax) or (
+        isinstance(layer, (Activation, Dense, Conv2D)) and layer.activation == "softmax"
+    )
 
 
 @dataclass
@@ -106,7 +110,7 @@ class Engine:
                 "loss": training.loss.kind,
                 "labels_dtype": training.loss.labels_dtype,
                 "optimizer": training.optimizer.descriptor(),
-                "conv_algorithm": algorithm_code("compile", training.conv_algorithm),
+                "conv_algorithm": algorithm_code("compile", training.conv_algorithm, "conv_algorithm"),
                 "keep_gradients": training.keep_gradients,
             }
         self.program = _core.Program(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from fastbn.models._files import read_arrays, write_arrays
 from fastbn.models._program import ProgramText
 from fastbn.models._progress import EpochProgress, format_logs, resolve_verbose
 from fastbn.models._summary import print_summary
+from fastbn.models._turns import Turns
 from fastbn.models.engine import CHUNK, Engine, Totals, Training
 from fastbn.ops._options import algorithm_code
 
@@ -74,15 +74,14 @@ class Model:
 
     def _start_engine(self) -> None:
         self._engine: Engine | None = None
-        self._training_now: list[str] = []  # operations that train the engine at this moment: it must stay the model's
-        self._choice = threading.RLock()  # held while an engine is chosen, or replaced
+        self._turns = Turns()
 
     # ------------------------------------------------------- pickle and deepcopy
 
     def __getstate__(self) -> dict[str, Any]:
         """Layers, settings, weights and the optimizer's state: a copy goes on training with the same bits."""
-        with self._choice:
-            state = {k: v for k, v in self.__dict__.items() if k not in ("_engine", "_training_now", "_choice")}
+        with self._turns.choice:
+            state = {k: v for k, v in self.__dict__.items() if k not in ("_engine", "_turns")}
             state["_output"] = take_apart(self._output)
             state["engine"] = None if self._engine is None else self._engine.state()
         return state
@@ -94,6 +93,8 @@ class Model:
         self._output = put_together(state["_output"])
         for layer in [*(part[0] for part in state["_output"]), *self.layers]:
             layer.adopt(self)
+        if self._training is not None:
+            self._training.optimizer.serve(self)
         if engine is not None:
             assert self._output is not None
             self._engine = Engine.restored(self._output, self._seed, self._training, engine)
@@ -178,29 +179,6 @@ class Model:
         if self._training is None:
             raise ValueError(f"{operation}: the model must be compiled first. Call model.compile(optimizer, loss)")
         return self._require_engine(operation, sample_shape), self._training
-
-    def _refuse_while_training(self, operation: str) -> None:
-        """Raises RuntimeError where a step of the training under way would go into an engine that is given up."""
-        if self._training_now:
-            raise RuntimeError(
-                f"{operation}: the model must not be in training. Received: a call during {self._training_now[-1]}, "
-                "from a callback or another thread"
-            )
-
-    @contextmanager
-    def _trains(self, operation: str) -> Iterator[None]:
-        """Keep the model's engine in place for the time of the block. Begins with `_choice` held."""
-        self._training_now.append(operation)
-        try:
-            yield
-        finally:
-            self._training_now.remove(operation)
-
-    def _replace_engine(self, old: Engine) -> None:
-        """Make the program anew for other settings; the weights stay."""
-        engine = Engine(old.output, old.seed, self._training, old.input_dtype)
-        engine.carry_weights(old)
-        self._engine = engine
 
     def summary(self, line_length: int | None = None, print_fn: Callable[[str], Any] | None = None) -> None:
         """Print layers, output shapes, parameters and forward multiply-adds of one sample, and their totals."""
@@ -351,8 +329,8 @@ class Model:
         keep_gradients: keep each step's gradients for `gradients()`. run_eagerly, steps_per_execution and jit_compile
         are Keras' and without effect: every step is planned ahead.
 
-        Raises ValueError for unknown names, NotImplementedError for what Keras has and fastbn has not, RuntimeError
-        while the model is in training.
+        Raises ValueError for unknown names and for an optimizer that another model is compiled with,
+        NotImplementedError for what Keras has and fastbn has not, RuntimeError while the model is in training.
         """
         reject("compile", loss_weights=loss_weights, weighted_metrics=weighted_metrics)
         chosen = optimizers.get(optimizer)
@@ -360,20 +338,20 @@ class Model:
         if loss is not None:
             function = losses.get(loss)
             named = tuple(_metrics(metrics, function))
-            algorithm_code("compile", conv_algorithm)
+            algorithm_code("compile", conv_algorithm, "conv_algorithm")
             training = Training(chosen, function, named, conv_algorithm, bool(keep_gradients))
-        with self._choice:
-            self._refuse_while_training("compile")
-            before = self._training
-            self._training = training
-            try:
-                if self._engine is not None:
-                    self._replace_engine(self._engine)
-                elif self._output is not None:
-                    self._require_engine("compile")
-            except BaseException:
-                self._training = before
-                raise
+        with self._turns.choice:
+            self._turns.refuse_while_training("compile")
+            chosen.serve(self)
+            engine = None
+            if self._engine is not None:
+                old = self._engine
+                engine = Engine(old.output, old.seed, training, old.input_dtype)
+                engine.carry_weights(old)
+            elif self._output is not None:
+                self._build(None)
+                engine = Engine(self._output, self._seed, training)
+            self._training, self._engine = training, engine
 
     @property
     def optimizer(self) -> optimizers.Optimizer | None:
@@ -441,8 +419,8 @@ class Model:
                 raise ValueError(f"{op}: validation_data must be (x, y). Received: {type(validation_data).__name__}")
             reject(op, validation_sample_weight=validation_data[2] if len(validation_data) == 3 else None)
         with ExitStack() as running:
-            with self._choice:
-                self._refuse_while_training(op)
+            with self._turns.choice:
+                self._turns.refuse_while_training(op)
                 engine, xs, ys = self._take(op, x, y)
                 validation = None
                 if validation_data is not None:
@@ -452,7 +430,7 @@ class Model:
                         engine, xs = self._take_x(op, x)
                 elif validation_split:
                     xs, ys, validation = _split(op, xs, ys, validation_split)
-                running.enter_context(self._trains(op))
+                running.callback(self._turns.end, self._turns.begin(op))
             training = engine.training
             assert training is not None
             size = min(size, len(xs))  # no block is planned for rows that never come
@@ -606,14 +584,18 @@ class Model:
 
         The first call plans steps for batches of its size; smaller ones go through the same plan, larger ones make it
         anew. The order of summation belongs to the plan: the same bits need the same largest batch.
+
+        Raises ValueError for shapes and values that do not fit, TypeError for arrays of other dtypes, RuntimeError
+        while another thread trains the model.
         """
         op = "train_on_batch"
         reject(op, sample_weight=sample_weight, class_weight=class_weight)
-        with self._choice:
+        with self._turns.choice:
+            self._turns.refuse_other_threads(op)
             engine, xs, ys = self._take(op, x, y)
             if engine is not self._engine:
-                self._refuse_while_training(op)
-            self._training_now.append(op)
+                self._turns.refuse_while_training(op)
+            turn = self._turns.begin(op)
         try:
             training = engine.training
             assert training is not None
@@ -624,7 +606,7 @@ class Model:
             totals = Totals(training, engine.rows)
             totals.add(program.train(xs, ys, None, 0, samples))
         finally:
-            self._training_now.remove(op)
+            self._turns.end(turn)
         return _returned(totals.logs(), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
@@ -685,7 +667,7 @@ class Model:
         from fastbn.costs._measure import model_costs
 
         op = "costs"
-        with self._choice:
+        with self._turns.choice:
             self._require_training(op)
             size = batch_size_of(op, batch_size)
             repeats = None if steps is None else integer(op, "steps", steps)
@@ -707,7 +689,7 @@ class Model:
             raise ValueError(f"{operation}: the model has one input. Received: a list of {len(x)} arrays")
         if callable(getattr(x, "__next__", None)):
             raise NotImplementedError(f"{operation}: x must be an array. Received: {type(x).__name__}")
-        with self._choice:
+        with self._turns.choice:
             if self._engine is None and self._output is None:
                 self._require_engine(operation, np.shape(x)[1:])
             engine = self._require_engine(operation)
@@ -716,11 +698,11 @@ class Model:
                 wanted = engine.input_dtype
                 if array.dtype != np.uint8 and engine.input_dtype == _core.UINT8:
                     wanted, self._mixed_inputs = _core.FLOAT32, True
-                elif array.dtype == np.uint8 and not (self._mixed_inputs or self._training_now):
+                elif array.dtype == np.uint8 and not (self._mixed_inputs or self._turns.training):
                     wanted = _core.UINT8
                 if wanted != engine.input_dtype:
                     made = engine.with_input(wanted)
-                    if self._training_now:
+                    if self._turns.training:
                         if engine.training is not None:  # whose iterations are still those of the training
                             engine.training.optimizer.bind(engine.program)
                     else:

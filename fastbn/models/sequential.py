@@ -7,6 +7,7 @@ from typing import Any
 
 from fastbn.layers.core import Input, InputLayer
 from fastbn.layers.layer import Layer, Tensor, sample_shape
+from fastbn.models.engine import Engine
 from fastbn.models.model import Model
 
 
@@ -32,32 +33,42 @@ class Sequential(Model):
         return list(self._stack)
 
     def add(self, layer: Layer | Tensor) -> None:
-        """Put a layer at the end. Raises RuntimeError while the model is in training."""
-        self._refuse_while_training("Sequential.add")
+        """Put a layer at the end; weights of the others are kept, and nothing changes where it is refused.
+
+        Where the loss no longer fits the last layer the model is not compiled any more. Raises RuntimeError while the
+        model is in training.
+        """
         if isinstance(layer, Tensor):
             if layer.inputs:
                 raise TypeError("Sequential.add: takes layers or fastbn.Input(...). Received: the output of a layer")
             layer = layer.layer
         if not isinstance(layer, Layer):
             raise TypeError(f"Sequential.add: takes layers. Received: {type(layer).__name__}")
-        if isinstance(layer, InputLayer):
-            if self._stack or self._output is not None:
-                raise ValueError("Sequential.add: the input must be the first. Received: an input behind layers")
-            self._begin(layer)
-            return
-        if layer in self._stack:
-            raise NotImplementedError(f"Sequential.add: a layer can be applied once. Received: '{layer.name}' again")
-        layer.adopt(self)
-        if layer.declared_shape is not None and not self._stack and self._output is None:
-            self._begin(InputLayer(layer.declared_shape))
-        names = set(self._names)
-        layer.name_among(names)
-        if self._output is not None:
-            layer.detach()
-            self._output = layer(self._output)
-        self._names = names
-        self._stack.append(layer)
-        self._extend()
+        with self._turns.choice:
+            self._turns.refuse_while_training("Sequential.add")
+            if isinstance(layer, InputLayer):
+                if self._stack or self._output is not None:
+                    raise ValueError("Sequential.add: the input must be the first. Received: an input behind layers")
+                self._begin(layer)
+                return
+            if layer in self._stack:
+                raise NotImplementedError(
+                    f"Sequential.add: a layer can be applied once. Received: '{layer.name}' again"
+                )
+            owner, output, names = layer._owner, self._output, set(self._names)
+            layer.adopt(self)
+            try:
+                if layer.declared_shape is not None and not self._stack and self._output is None:
+                    self._begin(InputLayer(layer.declared_shape))
+                layer.name_among(self._names)
+                if self._output is not None:
+                    layer.detach()
+                    self._output = layer(self._output)
+                self._restack([*self._stack, layer])
+            except BaseException:
+                layer.detach()
+                layer._owner, self._output, self._names = owner, output, names
+                raise
 
     def _begin(self, layer: InputLayer) -> None:
         layer.adopt(self)
@@ -66,24 +77,39 @@ class Sequential(Model):
         layer._tensor = self._output
 
     def pop(self) -> Layer:
-        """Take the last layer away. Raises ValueError where there is none, RuntimeError while the model trains."""
-        self._refuse_while_training("Sequential.pop")
-        if not self._stack:
-            raise ValueError("Sequential.pop: there is no layer")
-        layer = self._stack.pop()
-        self._names.discard(layer.name)
-        if self._output is not None:
-            self._output = self._output.inputs[0]
-        layer.detach()
-        layer._owner = None
-        self._extend()
-        return layer
+        """Take the last layer away; weights of the others are kept.
 
-    def _extend(self) -> None:
-        """Make the program anew after the layers have changed; weights of layers that stay are kept."""
-        old, self._engine = self._engine, None
-        if old is not None and self._stack:
-            self._require_engine("add").carry_weights(old)
+        Where the loss no longer fits the last layer the model is not compiled any more. Raises ValueError where there
+        is no layer, RuntimeError while the model trains.
+        """
+        with self._turns.choice:
+            self._turns.refuse_while_training("Sequential.pop")
+            if not self._stack:
+                raise ValueError("Sequential.pop: there is no layer")
+            layer, output = self._stack[-1], self._output
+            if output is not None:
+                self._output = output.inputs[0]
+            try:
+                self._restack(self._stack[:-1])
+            except BaseException:
+                self._output = output
+                raise
+            self._names.discard(layer.name)
+            layer.detach()
+            layer._owner = None
+            return layer
+
+    def _restack(self, stack: list[Layer]) -> None:
+        """Take these layers, which end in the output, or change nothing; weights of layers that stay are kept."""
+        old, engine, training = self._engine, None, self._training
+        if old is not None:
+            if training is not None and not (stack and training.fits(stack[-1])):
+                training = None
+            if stack:
+                assert self._output is not None
+                engine = Engine(self._output, self._seed, training)
+                engine.carry_weights(old)
+        self._stack, self._engine, self._training = stack, engine, training
 
     def build(self, input_shape: Any = None) -> None:
         """Give the input's shape, with None (or any number) for the batch: build((None, 784))."""

@@ -48,9 +48,9 @@ def activation_code(operation: str, activation: str | None, softmax: bool = Fals
     return code
 
 
-def algorithm_code(operation: str, algorithm: str) -> int:
+def algorithm_code(operation: str, algorithm: str, name: str = "algorithm") -> int:
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
-        raise ValueError(f"{operation}: algorithm must be one of {list(ALGORITHMS)}. Received: {algorithm!r}")
+        raise ValueError(f"{operation}: {name} must be one of {list(ALGORITHMS)}. Received: {algorithm!r}")
     return ALGORITHMS[algorithm]
 
 

@@ -67,10 +67,18 @@ def workspace_size(function: Callable[..., Any], *arguments: Any, **options: Any
     """Bytes of temporary memory that a call of an operator needs: `workspace_size(ops.conv2d_forward, x, kernel)`.
 
     The call is checked and nothing is computed; its errors are raised.
+
+    `function` may also be one of yours that calls an operator, the last of which counts.
+
+    Raises TypeError where it is not callable or calls none.
     """
+    if not callable(function):
+        raise TypeError(f"workspace_size: takes an operator. Received: {function!r}")
     _core.begin_workspace_query()
     try:
         function(*arguments, **options)
     finally:
         size = _core.end_workspace_query()
+    if size is None:
+        raise TypeError(f"workspace_size: takes an operator. Received: {function!r}, which called none")
     return size

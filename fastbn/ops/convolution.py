@@ -12,6 +12,7 @@ from fastbn._arrays import (
     Float32,
     Shape,
     as_float32,
+    four_sizes,
     integer,
     number,
     optional_float32,
@@ -84,12 +85,9 @@ def conv2d_algorithm(
     Raises ValueError for shapes or options that do not fit.
     """
     op = "conv2d_algorithm"
-    x, kernel = (
-        [integer(op, name, size) for size in shape]
-        for name, shape in (("x_shape", x_shape), ("kernel_shape", kernel_shape))
-    )
-    if is_channels_first(op, data_format) and len(x) == 4:
-        x = [x[0], x[2], x[3], x[1]]
+    x, kernel = four_sizes(op, "x_shape", x_shape), four_sizes(op, "kernel_shape", kernel_shape)
+    if is_channels_first(op, data_format):
+        x = x[0], x[2], x[3], x[1]
     geometry = _geometry(op, strides, padding, dilation, groups)
     plan = algorithm_code(op, algorithm)
     return {

@@ -6,11 +6,20 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._arrays import Float32, all_results, as_array, as_float32, number, require_shape, reshaped, result
+from fastbn._arrays import (
+    Float32,
+    all_results,
+    as_array,
+    as_float32,
+    class_numbers,
+    number,
+    require_shape,
+    reshaped,
+    result,
+)
 
 
 def _labels(op: str, labels: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
@@ -22,10 +31,7 @@ def _labels(op: str, labels: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArr
     if array.shape == shape[:-1]:
         if array.dtype.kind not in "iu":
             raise TypeError(f"{op}: class numbers must be integers. Received: labels of dtype {array.dtype}")
-        if array.size and (array.min() < 0 or array.max() >= shape[-1]):
-            outside = array.min() if array.min() < 0 else array.max()
-            raise ValueError(f"{op}: class numbers must lie in [0, {shape[-1]}). Received: {outside}")
-        return np.ascontiguousarray(array, np.int32).reshape(rows)
+        return class_numbers(op, array, shape[-1]).reshape(rows)
     raise ValueError(
         f"{op}: labels must be class numbers of shape {shape[:-1]} or probabilities of shape {shape}. "
         f"Received: labels.shape={array.shape}"

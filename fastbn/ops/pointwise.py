@@ -7,7 +7,7 @@ import math
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._arrays import Float32, as_float32, integer, number, require_shape, reshaped, result
+from fastbn._arrays import Float32, any_integer, as_float32, number, require_shape, reshaped, result
 from fastbn.ops._options import Activation, activation_code
 
 
@@ -65,8 +65,8 @@ def activation_backward(
 
 
 def _seed(op: str, seed: int) -> int:
-    drawn = integer(op, "seed", seed, below=2**64)
-    if drawn < 0:
+    drawn = any_integer(op, "seed", seed)
+    if not 0 <= drawn < 2**64:
         raise ValueError(f"{op}: seed must lie in [0, 2^64). Received: {drawn}")
     return drawn
 

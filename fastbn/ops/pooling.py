@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from fastbn._arrays import (
     all_results,
     as_array,
     as_float32,
-    integer,
+    four_sizes,
     pair,
     require_rank,
     require_shape,
@@ -54,11 +54,7 @@ def _images(op: str, name: str, value: npt.ArrayLike, first: bool) -> Float32:
 
 def _x_shape(op: str, x_shape: Sequence[int], first: bool) -> Shape:
     """The channels_last shape of the forward function's input."""
-    if not isinstance(x_shape, Iterable) or isinstance(x_shape, str):
-        raise TypeError(f"{op}: x_shape must be four sizes. Received: x_shape={x_shape!r}")
-    shape = tuple(integer(op, "x_shape", extent) for extent in x_shape)
-    if len(shape) != 4 or min(shape) < 0:
-        raise ValueError(f"{op}: x_shape must be four sizes. Received: x_shape={shape}")
+    shape = four_sizes(op, "x_shape", x_shape)
     return (shape[0], shape[2], shape[3], shape[1]) if first else shape
 
 

@@ -74,6 +74,32 @@ void test_parameters_by_name() {
   fbn_program_destroy(program);
 }
 
+// Labels that change after they were checked are no index: the step is taken, and its loss is NaN.
+void test_labels_that_change(int32_t beyond) {
+  struct Host {
+    std::vector<int32_t> labels;
+    int32_t value;
+  } host{std::vector<int32_t>(64, 1), beyond};
+  const std::vector<float> x(host.labels.size() * networks::kImageSize, 0.5f);
+  fbn_program* program = networks::image_program(static_cast<int64_t>(host.labels.size()));
+  fbn_exec exec{};
+  exec.struct_size = sizeof exec;
+  exec.num_threads = 2;
+  exec.parallel_for_host = &host;
+  exec.parallel_for = [](void* h, int64_t count, fbn_task task, void* argument) {
+    Host& changing = *static_cast<Host*>(h);
+    changing.labels[3] = changing.value;
+    for (int64_t i = 0; i < count; ++i) task(i, 0, argument);
+  };
+  fbn_step_result result = networks::empty_result();
+  const int64_t n = static_cast<int64_t>(host.labels.size());
+  CHECK(fbn_program_train(program, x.data(), host.labels.data(), nullptr, n, &result, &exec) == FBN_OK);
+  CHECK(std::isnan(result.loss) && fbn_program_get_iteration(program) == 1);
+  for (const float w : networks::weights(program)) CHECK(std::isfinite(w));
+  CHECK(fbn_program_train(program, x.data(), host.labels.data(), nullptr, n, &result, &exec) == FBN_INVALID_VALUE);
+  fbn_program_destroy(program);
+}
+
 // Steps in a workspace of exactly the queried size give the bits of steps in the program's own memory.
 void test_workspace(int32_t threads) {
   constexpr int64_t kBatch = 8;
@@ -253,6 +279,9 @@ int main() {
   test_training();
   test_negative_index();
   test_parameters_by_name();
+  CHECK(fbn_set_serial_threshold(0) == FBN_OK);
+  for (const int32_t beyond : {4, -1, 1 << 30}) test_labels_that_change(beyond);
+  CHECK(fbn_set_serial_threshold(-1) == FBN_OK);
   for (const int32_t threads : {1, 3}) test_workspace(threads);
   test_struct_sizes();
   test_inference_from_threads();

@@ -129,3 +129,16 @@ def test_resnet20_on_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     result = runpy.run_path(str(EXAMPLES / "resnet20.py"), run_name="__main__")
     assert len(result["x_train"]) == 32
     assert all(np.isfinite(result["score"]))
+
+
+@pytest.mark.parametrize("script", ["by_hand.py", "resnet20.py"])
+@pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["many"], 2)])
+def test_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], script: str, arguments: list[str], status: int
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    assert ended.value.code == status
+    output = capsys.readouterr()
+    assert f"usage: {script}" in output.out + output.err

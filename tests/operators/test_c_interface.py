@@ -16,6 +16,7 @@ from harness.library import library, using_threads
 Task = c.CFUNCTYPE(None, c.c_int64, c.c_int32, c.c_void_p)
 ParallelFor = c.CFUNCTYPE(None, c.c_void_p, c.c_int64, Task, c.c_void_p)
 OK, INVALID_VALUE = 0, 1
+FBN_INT32 = 2
 RESERVED = ("reserved", c.c_int64 * 4)
 
 
@@ -213,3 +214,36 @@ def test_bad_descriptors(name):
     missing = Call(call.function, call.descriptor, [None, *call.inputs[1:]], call.outputs)
     assert missing.status()[0] == INVALID_VALUE
     assert b"Received: NULL" in library().fbn_last_error()
+
+
+@pytest.mark.parametrize("classes", [5, 40])
+@pytest.mark.parametrize("beyond", [0, 3])
+def test_labels_that_change_after_their_check(classes, beyond, isa):
+    """What is no class then has the loss NaN and no target. They change in the host's parallel_for."""
+    rows, f4 = 30000, np.float32
+    logits = Data("labels").array(rows, classes)
+    labels = np.zeros(rows, np.int32)
+    changed = np.arange(rows) % 7 == 2
+    changed[-10:] = False  # without the check other rows are read, not memory beyond the array
+
+    @ParallelFor
+    def parallel_for(host, count, task, argument):
+        labels[changed] = classes + beyond
+        for i in range(count):
+            task(i, 0, argument)
+
+    def call(function, before, boxes):
+        labels[:] = 0
+        exec_ = described(Exec, parallel_for=parallel_for, num_threads=3)
+        arrays = [pointer(logits), pointer(labels), c.c_int32(FBN_INT32), *before, *(pointer(b.array) for b in boxes)]
+        status = getattr(library(), function)(c.c_int64(rows), c.c_int64(classes), *arrays, c.byref(exec_))
+        assert status == OK, library().fbn_last_error().decode()
+        return [box.check() for box in boxes]
+
+    with using_threads(3):
+        loss, p = call("fbn_softmax_cross_entropy_forward", [], [Guarded((rows,), f4), Guarded((rows, classes), f4)])
+        (gradient,) = call("fbn_softmax_cross_entropy_backward", [c.c_float(2)], [Guarded((rows, classes), f4)])
+    np.testing.assert_array_equal(np.isnan(loss), changed)
+    assert np.isfinite(p).all()
+    targets = np.where(changed, 0, 1)[:, None] * (np.arange(classes) == 0)
+    np.testing.assert_allclose(gradient, 2 * (logits - targets), rtol=1e-5, atol=1e-5)

@@ -97,7 +97,7 @@ def test_channels_first_is_the_same_layer() -> None:
 @pytest.mark.parametrize(
     ("x_shape", "kernel_shape", "options", "message"),
     [
-        ((8, 8, 3), (3, 3, 3, 4), {}, "conv2d_algorithm: x_shape and kernel_shape must have four axes"),
+        ((8, 8, 3), (3, 3, 3, 4), {}, "conv2d_algorithm: x_shape must be four sizes"),
         ((1, 8, 8, 3), (3, 3, 4, 4), {}, "conv2d_algorithm: kernel.shape"),
         ((1, 8, 8, 3), (9, 9, 3, 4), {}, "conv2d_algorithm: "),
         ((1, 8, 8, 3), (3, 3, 3, 4), {"algorithm": "fft"}, "conv2d_algorithm: algorithm"),

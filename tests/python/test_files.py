@@ -52,6 +52,14 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["w.npz"]
 
 
+HEADER_BYTES = {
+    "compression": (10, b"\x63\0"),
+    "encryption": (8, b"\x01\0"),
+    "version": (6, b"\xff\0"),
+    "offset": (42, b"\xff\xff\xff\x7f"),
+}
+
+
 def damaged(kind, content):
     if kind == "cut":
         return content[: len(content) // 2]
@@ -66,12 +74,18 @@ def damaged(kind, content):
         file = io.BytesIO()
         np.save(file, np.zeros(3))
         return file.getvalue()
+    if kind in HEADER_BYTES:  # of the last file's entry in the directory at the end, or of its own header
+        place, value = HEADER_BYTES[kind]
+        at = content.rindex(b"PK\x01\x02") + place
+        return content[:at] + value + content[at + len(value) :]
+    if kind == "shape":
+        return content.replace(b"(4, 3)", b"(4, 9)")
     file = io.BytesIO()
     np.savez(file, **{"dense/kernel": np.array([{}], dtype=object)})
     return file.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["cut", "empty", "text", "flipped", "array", "objects"])
+@pytest.mark.parametrize("kind", ["cut", "empty", "text", "flipped", "array", "objects", "shape", *HEADER_BYTES])
 def test_damaged_files_are_refused_by_name(kind, tmp_path):
     a, b = make(), make()
     path = tmp_path / "w.npz"

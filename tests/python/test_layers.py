@@ -320,6 +320,68 @@ def test_add_and_pop_keep_weights():
     assert model.predict(np.ones((1, 4))).shape == (1, 6)
 
 
+def test_another_head_on_a_trained_model():
+    """Keras' idiom: off with the softmax, on with a new one; in between the model has no loss that fits."""
+    x, y = np.ones((6, 4), np.float32), np.arange(6) % 3
+    model = Sequential([Input((4,)), layers.Dense(5), layers.Dense(3), layers.Softmax()])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(x, y, verbose=0)
+    before = model.get_weights()
+    for kept, removed in ((4, layers.Softmax), (2, layers.Dense)):
+        assert type(model.pop()) is removed
+        for a, b in zip(model.get_weights(), before[:kept], strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert model.predict(x).shape == (6, len(before[kept - 1]))
+        assert model.optimizer is None
+        model.summary(print_fn=str)
+        with pytest.raises(ValueError, match="fit: the model must be compiled first"):
+            model.fit(x, y, verbose=0)
+    model.add(layers.Dense(3, activation="softmax"))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    assert np.isfinite(model.fit(x, y, verbose=0).history["loss"][0])
+    model.add(layers.Dense(2))
+    assert model.loss is None
+    while model.layers:
+        model.pop()
+    model.add(layers.Dense(2))
+    assert model.predict(x).shape == (6, 2)
+
+
+def test_a_loss_that_still_fits_stays():
+    model = Sequential([Input((4,)), layers.Dense(5), layers.Dense(3)])
+    model.compile("sgd", "mse")
+    model.pop()
+    assert model.train_on_batch(np.ones((6, 4)), np.ones((6, 5))) > 0
+
+
+def test_what_is_refused_changes_nothing(monkeypatch):
+    model = Sequential([Input((4,)), layers.Dense(5), layers.Dense(3)])
+    model.compile("sgd", "mse")
+    x, before = np.ones((6, 4), np.float32), model.get_weights()
+
+    def same() -> None:
+        assert [layer.name for layer in model.layers] == ["dense", "dense_1"]
+        assert model.output_shape == (None, 3)
+        for a, b in zip(model.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert model.evaluate(x, np.ones((6, 3)), verbose=0) > 0
+
+    misfit = layers.Reshape((4,))
+    with pytest.raises(ValueError, match="elements"):
+        model.add(misfit)
+    same()
+    Sequential([Input((4,))]).add(misfit)  # belongs to nobody
+    new = layers.Dense(2)
+    with monkeypatch.context() as patched:
+        patched.setattr("fastbn.models.sequential.Engine", lambda *_: (_ for _ in ()).throw(MemoryError("full")))
+        for change in (model.pop, lambda: model.add(new)):
+            with pytest.raises(MemoryError):
+                change()
+            same()
+    model.add(new)
+    assert model.output_shape == (None, 2)
+
+
 def test_shape_from_build_data_or_first_layer():
     by_build = Sequential([layers.Dense(2)])
     assert not by_build.built

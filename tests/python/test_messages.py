@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 import fastbn
-from fastbn import initializers, layers, ops
+from fastbn import initializers, layers, losses, ops
 
 X = np.ones((2, 4, 4, 2), np.float32)
 KERNEL = np.ones((3, 3, 2, 2), np.float32)
 W, G, M, V = np.ones((4, 3), np.float32)
 VECTOR = np.ones(2)
+Y = np.ones((2, 2, 2, 2), np.float32)
+PROBABILITIES = np.full((2, 3), 1 / 3)
 
 
 def model():
@@ -89,6 +91,59 @@ def model():
             "set_optimizer_state: iterations must not be negative",
         ),
         (lambda: fastbn.set_num_threads(1025), ValueError, r"set_num_threads: number must lie in \[0, 1024\]"),
+        (
+            lambda: ops.conv2d_forward(X, KERNEL, activation="leaky_relu", alpha=-1),
+            ValueError,
+            "conv2d_forward: the slope of leaky_relu",
+        ),
+        (
+            lambda: ops.conv2d_backward(Y, X, KERNEL, y=Y, activation="leaky_relu", alpha=-1),
+            ValueError,
+            "conv2d_backward: the slope of leaky_relu",
+        ),
+        (
+            lambda: ops.conv2d_algorithm(None, (3, 3, 4, 4)),
+            TypeError,
+            "conv2d_algorithm: x_shape must be four sizes",
+        ),
+        (
+            lambda: ops.conv2d_algorithm((1, 4, 4, 4), (3, 3)),
+            ValueError,
+            "conv2d_algorithm: kernel_shape must be four sizes",
+        ),
+        (lambda: layers.Dense(3, activation=["relu"]), ValueError, "activations: must be None or one of"),
+        (
+            lambda: model().compile("sgd", "mse", conv_algorithm="x"),
+            ValueError,
+            "compile: conv_algorithm must be one of",
+        ),
+        (lambda: ops.dropout_forward(X, 0.5, -1), ValueError, r"dropout_forward: seed must lie in \[0, 2\^64\)"),
+        (lambda: ops.dropout_backward(X, 0.5, 2**64), ValueError, r"dropout_backward: seed must lie in \[0, 2\^64\)"),
+        (lambda: losses.mean_squared_error([1.0, 2.0], [1.0, 3.0]), ValueError, "mean_squared_error: "),
+        (lambda: losses.mean_squared_error([[1.0]], [[1.0, 3.0]]), ValueError, "mean_squared_error: y_true must have"),
+        (
+            lambda: losses.sparse_categorical_crossentropy(0, [1.0, 3.0], from_logits=True),
+            ValueError,
+            "sparse_categorical_crossentropy: ",
+        ),
+        (
+            lambda: losses.sparse_categorical_crossentropy([0.7, -0.3], PROBABILITIES),
+            ValueError,
+            r"sparse_categorical_crossentropy: class numbers must lie in \[0, 3\)",
+        ),
+        (
+            lambda: losses.sparse_categorical_crossentropy([0.7, 0.3], PROBABILITIES),
+            TypeError,
+            "sparse_categorical_crossentropy: class numbers must be integers",
+        ),
+        (
+            lambda: losses.sparse_categorical_crossentropy([np.nan, 0], PROBABILITIES),
+            ValueError,
+            "sparse_categorical_crossentropy: class numbers must lie in",
+        ),
+        (lambda: layers.Dense(3, name="a\0b"), ValueError, "Dense: name must be a string .*no NUL"),
+        (lambda: ops.workspace_size(print), TypeError, "workspace_size: takes an operator"),
+        (lambda: ops.workspace_size(3), TypeError, "workspace_size: takes an operator"),
         (lambda: fastbn.set_num_threads(2**70), ValueError, "set_num_threads: number must"),
     ],
 )

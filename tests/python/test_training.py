@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import html
 import threading
 
@@ -181,7 +183,7 @@ def test_a_failed_compile_changes_nothing():
     optimizer = model.optimizer
     with pytest.raises(NotImplementedError, match="from_logits"):
         model.compile("adam", "sparse_categorical_crossentropy")
-    with pytest.raises(ValueError, match="compile: algorithm"):
+    with pytest.raises(ValueError, match="compile: conv_algorithm"):
         model.compile("adam", "mse", conv_algorithm="winograd")
     assert model.optimizer is optimizer
     model.train_on_batch(X, LABELS)
@@ -653,3 +655,27 @@ def test_models_in_several_threads():
         found = list(pool.map(model.predict, [X] * 30))
         training.result()
     assert all(np.array_equal(f, expected) for f in found)
+
+
+def test_an_optimizer_serves_one_model():
+    """Its learning rate and its iterations are those of one model: a second one is refused, not mixed up with it."""
+    rate = optimizers.SGD(0.1)
+    first, second = (fastbn.Sequential([fastbn.Input((3,)), layers.Dense(2)]) for _ in range(2))
+    first.compile(rate, "mse")
+    x, y = np.ones((4, 3), np.float32), np.ones((4, 2), np.float32)
+    for _ in range(3):
+        first.train_on_batch(x, y)
+    with pytest.raises(ValueError, match=r"compile: an optimizer serves one model.*Received: SGD.*'sequential'"):
+        second.compile(rate, "mse")
+    assert second.optimizer is None
+    assert rate.iterations == 3
+    first.compile(rate, "mse")  # its own again
+    assert rate.iterations == 0
+    copied = copy.deepcopy(first)
+    with pytest.raises(ValueError, match="compile: an optimizer serves one model"):
+        second.compile(copied.optimizer, "mse")
+    first.compile("sgd", "mse")  # and free
+    second.compile(rate, "mse")
+    del second
+    gc.collect()
+    first.compile(rate, "mse")

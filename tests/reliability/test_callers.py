@@ -14,6 +14,7 @@ from harness.tiers import short_and_long
 
 import fastbn
 from fastbn import layers, ops, utils
+from fastbn.models.engine import Engine
 
 CALLERS = 64
 
@@ -214,6 +215,33 @@ def test_steps_of_two_threads_are_whole_or_refused():
         alone.train_on_batch(X, Y)
     for a, e in zip(model.get_weights(), alone.get_weights(), strict=True):
         assert a.tobytes() == e.tobytes()
+
+
+def test_a_second_trainer_does_not_plan_for_the_first(monkeypatch):
+    """Who comes while another thread is about to train is refused: neither changes the batch that the other planned."""
+    model, original = small_model(), Engine.set_capacity
+    inside, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def set_capacity(engine: Engine, size: int) -> None:
+        if size == 5:
+            inside.set()
+            assert go_on.wait(30)
+            original(engine, size)
+            done.set()
+        else:
+            original(engine, size)
+            go_on.set()
+            assert done.wait(30)
+
+    monkeypatch.setattr(Engine, "set_capacity", set_capacity)
+    first = threading.Thread(target=lambda: model.train_on_batch(X[:5], Y[:5]))
+    first.start()
+    assert inside.wait(30)
+    with pytest.raises(RuntimeError, match=r"^train_on_batch: .* is training in another thread"):
+        model.train_on_batch(X[:17], Y[:17])
+    go_on.set()
+    first.join()
+    assert model.optimizer.iterations == 1
 
 
 def test_predictions_during_training_are_of_whole_steps():

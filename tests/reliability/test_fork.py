@@ -143,6 +143,109 @@ def test_fork_during_training(run):
     assert out == "True"
 
 
+USES = {
+    "predict": "model.predict(x)",
+    "get_weights": "model.get_weights()",
+    "train_on_batch": "model.train_on_batch(x, y)",
+    "fit": "model.fit(x, y, verbose=0)",
+    "compile": 'model.compile("sgd", "sparse_categorical_crossentropy")',
+}
+
+
+@pytest.mark.parametrize("busy", ["predict", "train_on_batch", "fit", "compile"])
+def test_the_model_that_another_thread_uses(run, busy):
+    """Whatever another thread of the parent is doing with a model, the child has it whole and can do anything."""
+    out = run(
+        f"""
+        model, stop = make(), threading.Event()
+        x, y = data()
+        model.predict(x)
+        def user():
+            while not stop.is_set():
+                {USES[busy]}
+        def body():
+            {"; ".join(USES.values())}
+            return "good"
+        thread = threading.Thread(target=user, daemon=True)
+        thread.start()
+        print({{in_child(body) for _ in range(25)}})
+        stop.set()
+        thread.join()
+        body()
+        """
+    )
+    assert out == "{'good'}"
+
+
+def test_weights_of_a_child_are_of_whole_steps(run):
+    out = run(
+        """
+        x, y = data()
+        digest = lambda model: hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights())).hexdigest()
+        model = make()
+        states = [digest(model)]
+        for _ in range(300):
+            model.train_on_batch(x, y)
+            states.append(digest(model))
+        model = make()
+        def trainer():
+            for _ in range(300):
+                model.train_on_batch(x, y)
+        thread = threading.Thread(target=trainer, daemon=True)
+        thread.start()
+        found = set()
+        while thread.is_alive():
+            found.add(in_child(lambda: digest(model) == states[model.optimizer.iterations]))
+        print(found)
+        """
+    )
+    assert out == "{'True'}"
+
+
+def test_fork_from_a_callback(run):
+    """The thread that forks is the one that trains: it goes on in the child, and the model stays in training there."""
+    out = run(
+        """
+        model = make()
+        x, y = data()
+        seen = []
+        def fork(batch, logs):
+            if batch == 1 and not seen:
+                def body():
+                    try:
+                        model.compile("sgd", "mse")
+                    except RuntimeError:
+                        return model.train_on_batch(x, y) > 0
+                seen.append(in_child(body))
+        model.fit(x, y, verbose=0, callbacks=[fastbn.callbacks.LambdaCallback(on_train_batch_end=fork)])
+        print(*seen)
+        """
+    )
+    assert out == "True"
+
+
+def test_the_order_of_samples_that_another_thread_draws(run):
+    """NumPy's generators have locks too; the child's goes on where the parent's stood."""
+    out = run(
+        """
+        from fastbn._random import generator
+        utils.set_random_seed(3)
+        expected = in_child(lambda: generator().integers(1 << 40))
+        print(int(expected) == generator().integers(1 << 40))
+        stop = threading.Event()
+        def drawer():
+            while not stop.is_set():
+                generator().permutation(300_000)
+        thread = threading.Thread(target=drawer, daemon=True)
+        thread.start()
+        print({in_child(lambda: len(generator().permutation(5))) for _ in range(25)})
+        stop.set()
+        thread.join()
+        """
+    )
+    assert out == "True\n{'5'}"
+
+
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_pools(run, method):
     """Processes of a pool, started after the parent has trained, give the parent's bits."""

@@ -399,7 +399,9 @@ FBN_API fbn_status fbn_graph_layer_cost(const fbn_graph* graph, int32_t node, in
 /* ------------------------------------------------------------------ program
  * A program is a graph with weights, a loss and an optimizer, recorded as phases of tasks and replayed
  * per batch. It is used by one thread at a time for training (FBN_BUSY otherwise); prediction and
- * evaluation may run from several threads at once. */
+ * evaluation may run from several threads at once. A fork waits for the step of another thread, and the
+ * child has the program as it is after it; only where that takes longer than 10 seconds does the program
+ * answer FBN_BUSY in the child. */
 
 typedef enum fbn_loss_kind {
   FBN_LOSS_NONE = 0,                     /* prediction only */
