@@ -361,10 +361,8 @@ fbn_status fbn_batch_norm_forward(const fbn_batch_norm* d, const float* x, const
       batch_norm_apply({rows, d->channels, d->channels, large}, x + at, coefficients, at_or_null(residual, at),
                        d->activation, d->alpha, y + at);
     });
-    execute(
-        how,
-        {Phase{statistics.chunk_tasks(), sum}, Phase{statistics.parts().slices(), merge}, Phase{tasks, apply, true}},
-        static_cast<double>(size) * 12);
+    execute(how, {Phase{statistics.chunk_tasks(), sum}, Phase{statistics.parts().slices(), merge}, Phase{tasks, apply}},
+            static_cast<double>(size) * 12);
   });
 }
 
@@ -510,7 +508,7 @@ fbn_status fbn_batch_norm_backward(const fbn_batch_norm* d, const float* dy, con
     });
     execute(how,
             {Phase{any_sum ? sums.chunk_tasks() : 0, sum}, Phase{any_sum ? sums.parts().slices() : 0, merge},
-             Phase{tasks, apply, true}},
+             Phase{tasks, apply}},
             static_cast<double>(size) * 20);
   });
 }
