@@ -245,13 +245,13 @@ FASTBN_INLINE void one_tile(const GemmArgs& g, const TileRows& at, const char* a
   }
 }
 
-// Of a tile that goes without what is fetched for later: those of longer ones hide it.
+// Most products of a tile that goes without fetching what is next; those of longer ones hide it.
 constexpr int64_t kProductsOfShort = 192;
 
 using Tiles = void (*)(const GemmArgs&, const TileRows&);
 
-// Tiles of nothing but whole vectors of one product of matrices, columns of A and rows of B constants apart: what a
-// tile costs beside its products counts where there are few. Fetches the C of the tile that follows.
+// Tiles of whole vectors from zero or the bias, columns of A and rows of B constants apart, without an end of their
+// own: what a tile costs beside its products counts where these are few. Fetches the C of the tile that follows.
 template <int MR, int NV, int ColumnBytes, int RowFloats>
 __attribute__((noinline)) void plain_tiles(const GemmArgs& g, const TileRows& at) {
   alignas(64) static const float kZeros[NV * kLanes] = {};

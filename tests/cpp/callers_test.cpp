@@ -28,13 +28,6 @@ struct Images {
 };
 const Images images;
 
-fbn_exec exec_of(int32_t threads) {
-  fbn_exec exec{};
-  exec.struct_size = sizeof exec;
-  exec.num_threads = threads;
-  return exec;
-}
-
 std::vector<float> trained(int steps, int32_t threads) {
   const fbn_exec exec = exec_of(threads);
   fbn_program* program = image_program(kSamples);

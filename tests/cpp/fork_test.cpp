@@ -31,13 +31,6 @@ struct Images {
 };
 const Images images;
 
-fbn_exec exec_of(int32_t threads) {
-  fbn_exec exec{};
-  exec.struct_size = sizeof exec;
-  exec.num_threads = threads;
-  return exec;
-}
-
 fbn_status train(fbn_program* program, const fbn_exec& exec) {
   return fbn_program_train(program, images.x.data(), images.y.data(), nullptr, kSamples, nullptr, &exec);
 }

@@ -31,6 +31,13 @@ inline fbn_program_options options(int64_t max_batch) {
   return o;
 }
 
+inline fbn_exec exec_of(int32_t threads) {
+  fbn_exec exec{};
+  exec.struct_size = sizeof exec;
+  exec.num_threads = threads;
+  return exec;
+}
+
 inline fbn_step_result empty_result() {
   fbn_step_result r{};
   r.struct_size = sizeof r;
