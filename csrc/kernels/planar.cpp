@@ -121,7 +121,8 @@ void correlate(const PlanarArgs& g) {
 
 constexpr int kFilterOutputs = 4;
 constexpr int kFilterRows = 12;
-constexpr int rows_beside(int outputs) { return at_most((kFree - outputs) / outputs, kFilterRows); }
+// All but one vector of dy stay in registers beside the accumulators, at least.
+constexpr int rows_beside(int outputs) { return at_most((kFree - outputs + 1) / outputs, kFilterRows); }
 
 // sums[i] = the lanes of vectors[i] added up as a tree; i in [0, kLanes).
 FASTBN_INLINE vfloat lane_sums(const vfloat* vectors) {
@@ -135,9 +136,9 @@ FASTBN_INLINE vfloat lane_sums(const vfloat* vectors) {
   return rows[0];
 }
 
-template <int R, int J>
-__attribute__((noinline)) void filter_tile(const PlanarFilterArgs& g, const int64_t* offset, const float* dy,
-                                           float* dw) {
+// sums[r * J + j] = sum_q x_r[q] dy_j[q], and whether all of them are finite. Masked: where g.live is, else everywhere.
+template <int R, int J, bool Masked>
+FASTBN_INLINE bool filter_sums(const PlanarFilterArgs& g, const int64_t* offset, const float* dy, float* sums) {
   vfloat sum[R][J];
   FASTBN_UNROLL
   for (int r = 0; r < R; ++r) {
@@ -148,13 +149,15 @@ __attribute__((noinline)) void filter_tile(const PlanarFilterArgs& g, const int6
   FASTBN_UNROLL
   for (int r = 0; r < R; ++r) x[r] = g.x + offset[r];
   for (int64_t q = 0; q < g.count; q += kLanes) {
-    const vint live = load_int(g.live + q);
     vfloat d[J];
     FASTBN_UNROLL
-    for (int j = 0; j < J; ++j) d[j] = load(dy + j * g.dy_plane + q);
+    for (int j = 0; j < J; ++j) {
+      d[j] = load(dy + j * g.dy_plane + q);
+      if (j < kFree - R * J) d[j] = held(d[j]);
+    }
     FASTBN_UNROLL
     for (int r = 0; r < R; ++r) {
-      const vfloat pixels = load_live(x[r] + q, live);
+      const vfloat pixels = Masked ? load_live(x[r] + q, load_int(g.live + q)) : load(x[r] + q);
       FASTBN_UNROLL
       for (int j = 0; j < J; ++j) sum[r][j] = fma(pixels, d[j], sum[r][j]);
     }
@@ -166,8 +169,26 @@ __attribute__((noinline)) void filter_tile(const PlanarFilterArgs& g, const int6
     FASTBN_UNROLL
     for (int j = 0; j < J; ++j) all[r * J + j] = sum[r][j];
   }
-  float sums[kGroups * kLanes];
-  for (int i = 0; i < kGroups; ++i) store(sums + i * kLanes, lane_sums(all + i * kLanes));
+  vfloat zero{};  // of what is finite
+  for (int i = 0; i < kGroups; ++i) {
+    const vfloat group = lane_sums(all + i * kLanes);
+    zero += group - group;
+    store(sums + i * kLanes, group);
+  }
+  float zeros[kLanes];
+  store(zeros, zero);
+  bool finite = true;
+  for (int l = 0; l < kLanes; ++l) finite &= zeros[l] == 0;
+  return finite;
+}
+
+// Where dy is zero because there is no output, x may be infinite or not a number: then the sums are, and are taken
+// again without it. All other x leave them as they are.
+template <int R, int J>
+__attribute__((noinline)) void filter_tile(const PlanarFilterArgs& g, const int64_t* offset, const float* dy,
+                                           float* dw) {
+  float sums[R * J + kLanes];
+  if (!filter_sums<R, J, false>(g, offset, dy, sums)) filter_sums<R, J, true>(g, offset, dy, sums);
   for (int r = 0; r < R; ++r) {
     for (int j = 0; j < J; ++j) dw[r * g.dw_row + j] += sums[r * J + j];
   }

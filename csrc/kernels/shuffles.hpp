@@ -34,10 +34,61 @@ FASTBN_INLINE vfloat take_apart(vfloat a, vfloat b) {
 #endif
 }
 
+#if FASTBN_LANES == 8
+// Elements that stay in their half of a vector cost one instruction, others two: each half by itself, a and b
+// interleaved, (Pairs: in pairs); the first elements of the halves, High: the last. And the lower (High: upper) half of
+// a, then that of b.
+template <bool Pairs, bool High>
+FASTBN_INLINE vfloat interleave_in_halves(vfloat a, vfloat b) {
+  if constexpr (Pairs) {
+    return High ? __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
+                : __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+  } else {
+    return High ? __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
+                : __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
+  }
+}
+template <bool High>
+FASTBN_INLINE vfloat join_halves(vfloat a, vfloat b) {
+  return High ? __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
+              : __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
+}
+
+// In each half, row and lane change places.
+FASTBN_INLINE void transpose_halves(vfloat& a, vfloat& b, vfloat& c, vfloat& d) {
+  const vfloat ab = interleave_in_halves<false, false>(a, b), ab_high = interleave_in_halves<false, true>(a, b);
+  const vfloat cd = interleave_in_halves<false, false>(c, d), cd_high = interleave_in_halves<false, true>(c, d);
+  a = interleave_in_halves<true, false>(ab, cd);
+  b = interleave_in_halves<true, true>(ab, cd);
+  c = interleave_in_halves<true, false>(ab_high, cd_high);
+  d = interleave_in_halves<true, true>(ab_high, cd_high);
+}
+#endif
+
 // Element q of the sequence of N vectors that results is element q / N of vector q % N; N is a power of two, at most
 // kLanes. Each pass interleaves rows i and i + N / 2, which rotates the bits of (row, lane) by one.
 template <int N>
 FASTBN_INLINE void interleave_all(vfloat (&rows)[N]) {
+#if FASTBN_LANES == 8
+  if constexpr (N == 4) {
+    transpose_halves(rows[0], rows[1], rows[2], rows[3]);
+    const vfloat a = rows[0], b = rows[1], c = rows[2], d = rows[3];
+    rows[0] = join_halves<false>(a, b);
+    rows[1] = join_halves<false>(c, d);
+    rows[2] = join_halves<true>(a, b);
+    rows[3] = join_halves<true>(c, d);
+    return;
+  } else if constexpr (N == 8) {
+    for (int i = 0; i < 4; ++i) {
+      const vfloat upper = join_halves<true>(rows[i], rows[i + 4]);
+      rows[i] = join_halves<false>(rows[i], rows[i + 4]);
+      rows[i + 4] = upper;
+    }
+    transpose_halves(rows[0], rows[1], rows[2], rows[3]);
+    transpose_halves(rows[4], rows[5], rows[6], rows[7]);
+    return;
+  }
+#endif
   for (int passes = 1; passes < N; passes *= 2) {
     vfloat next[N];
     for (int i = 0; i < N / 2; ++i) {
@@ -51,6 +102,19 @@ FASTBN_INLINE void interleave_all(vfloat (&rows)[N]) {
 // The inverse of interleave_all.
 template <int N>
 FASTBN_INLINE void take_all_apart(vfloat (&rows)[N]) {
+#if FASTBN_LANES == 8
+  if constexpr (N == 4) {
+    const vfloat a = rows[0], b = rows[1], c = rows[2], d = rows[3];
+    rows[0] = join_halves<false>(a, c);
+    rows[1] = join_halves<true>(a, c);
+    rows[2] = join_halves<false>(b, d);
+    rows[3] = join_halves<true>(b, d);
+    transpose_halves(rows[0], rows[1], rows[2], rows[3]);
+    return;
+  } else if constexpr (N == 8) {
+    return interleave_all(rows);
+  }
+#endif
   for (int passes = 1; passes < N; passes *= 2) {
     vfloat next[N];
     for (int i = 0; i < N / 2; ++i) {

@@ -110,6 +110,15 @@ FASTBN_INLINE vfloat load_partial(const float* p, int64_t n) {
   return v;
 #endif
 }
+// v, in a register from here on: the compiler loads what memory holds again for each use.
+FASTBN_INLINE vfloat held(vfloat v) {
+#if defined(__aarch64__)
+  asm("" : "+w"(v));
+#else
+  asm("" : "+v"(v));
+#endif
+  return v;
+}
 // The lanes where `live` is all ones; the others are zero whatever memory holds there.
 FASTBN_INLINE vfloat load_live(const float* p, vint live) {
 #if defined(__AVX512F__)

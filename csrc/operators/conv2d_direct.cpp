@@ -319,9 +319,10 @@ void DirectFilterGradient::run(const float* x, const float* dy, float* dkernel, 
                          (source.pad_left - g.pad_left) * g.in_channels;
     const float* first_dy = dy + image * g.out_size() + y0 * g.out_width * g.out_channels;
     // The gradient of each unit as one packed panel: images, rows, columns. If one panel holds whole vectors of all
-    // channels, it lies there already.
+    // channels, it lies there already; of whole vectors that few rows meet, packing would be most of the work.
     const int64_t pixels = rows * g.out_width;
-    const bool in_place = this->units() == 1 && g.out_channels % lanes == 0 && count == 1;
+    const bool few_rows = this->rows() <= kTilesInPlace * k.tile_rows;
+    const bool in_place = g.out_channels % lanes == 0 && g.groups == 1 && (this->units() == 1 || few_rows);
     for (int64_t i = 0; i < count && !in_place; ++i) {
       for_parts(pixels, [&](int64_t p, int64_t part) {
         for (int64_t unit = units.begin; unit < units.end; ++unit) {
@@ -381,8 +382,8 @@ void DirectFilterGradient::run(const float* x, const float* dy, float* dkernel, 
           GemmArgs block = a;
           block.m = end - row;
           block.n = unit_outputs(unit);
-          block.b_row = round_up(block.n, lanes);
-          block.b = in_place ? first_dy : gradient + (unit - units.begin) * chain_pixels() * panel;
+          block.b_row = in_place ? g.out_channels : round_up(block.n, lanes);
+          block.b = in_place ? first_dy + j : gradient + (unit - units.begin) * chain_pixels() * panel;
           block.c = dkernel + run_begin * g.out_channels + group * outputs + j;
           if (packed_rows) {
             block.c += i * g.out_channels;

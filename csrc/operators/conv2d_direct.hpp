@@ -18,6 +18,7 @@ inline constexpr int64_t kFewTerms = 36;    // products of an output that are ta
 inline constexpr int64_t kBlockImages = 8;  // most images that share one pass over the weights
 // Reduction order of backward_filter: sums over this many pixels are chains, then added up.
 inline constexpr int64_t kChainPixels = 512;
+inline constexpr int64_t kTilesInPlace = 5;  // of rows that meet a gradient which is not packed
 
 // One axis of a correlation: output q in [0, count) stands at first + q * step and is the sum over taps t of source
 // q * stride + base + t * delta times the kernel at tap_first + t * tap_step.

@@ -319,6 +319,10 @@ void NarrowFilterGradient::run(const float* x, const float* dy, float* dkernel, 
       }
     }
   }
+  // Products read on to the next whole vector: what is finite there does not matter, what is not costs time.
+  const int64_t behind = source.plane_rows(most_rows) * pitch;
+  for (int64_t p = 0; p < source.stride_y * source.lines(); ++p)
+    std::fill(planes + p * plane + behind, planes + (p + 1) * plane, 0.0f);
   int64_t live_rows = 0;
   PlanarFilterArgs a{};
   a.offset = table;
@@ -331,10 +335,11 @@ void NarrowFilterGradient::run(const float* x, const float* dy, float* dkernel, 
     const int64_t image = at / bands(), y0 = at % bands() * most_rows;
     const int64_t rows = std::min(most_rows, g.out_height - y0);
     a.count = (rows - 1) * pitch + g.out_width;
-    if (rows != live_rows) {
+    if (rows != live_rows) {  // beside the outputs the planes stay zero from image to image
       live_rows = rows;
       std::fill_n(live, count(rows), 0);
       for (int64_t r = 0; r < rows; ++r) std::fill_n(live + r * pitch, g.out_width, -1);
+      for (int64_t j = 0; j < g.out_channels; ++j) std::fill_n(gradient + j * gradient_plane, count(rows), 0.0f);
     }
     source.fill(x + image * g.in_size(), y0, rows, plane, planes, copy);
     const float* from = dy + image * g.out_size() + y0 * g.out_width * g.out_channels;
@@ -345,11 +350,6 @@ void NarrowFilterGradient::run(const float* x, const float* dy, float* dkernel, 
         kernels().planar.to_planes(from + r * g.out_width * g.out_channels, g.out_channels, g.out_width,
                                    gradient + r * pitch, gradient_plane);
       }
-    }
-    for (int64_t j = 0; j < g.out_channels; ++j) {
-      float* line = gradient + j * gradient_plane;
-      for (int64_t r = 0; r < rows - 1; ++r) std::fill_n(line + r * pitch + g.out_width, pitch - g.out_width, 0.0f);
-      std::fill(line + a.count, line + count(rows), 0.0f);
     }
     for (int64_t group = 0; group < g.groups; ++group) {
       a.x = planes + group * depth * plane;

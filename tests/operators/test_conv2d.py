@@ -218,6 +218,25 @@ def test_nan_and_infinity_reach_what_they_should(name, special, isa):
         assert_same(np.isfinite(dkernel), np.isfinite(exact))
 
 
+@pytest.mark.parametrize("special", [np.nan, np.inf])
+@pytest.mark.parametrize("filters", [1, 2, 4, 7, 16])
+@pytest.mark.parametrize(("strides", "dilation"), [(1, 1), (2, 1), (1, 2)])
+def test_nan_beside_the_outputs_of_a_tap_does_not_reach_it(filters, strides, dilation, special, isa):
+    r = np.random.default_rng(0)
+    x = r.normal(size=(3, 12, 19, 2)).astype(np.float32)
+    x[1, 3, -1, 0] = x[1, -1, 0, 1] = special
+    kernel = r.normal(size=(3, 3, 2, filters)).astype(np.float32)
+    options = {"strides": strides, "dilation": dilation}
+    dy = r.normal(size=oracles.conv2d_forward(x, kernel, **options).shape).astype(np.float32)
+    dkernel = ops.conv2d_backward(dy, x, kernel, need=("kernel",), algorithm="direct", **options)[1]
+    with np.errstate(invalid="ignore"):
+        exact = oracles.conv2d_backward(dy, x, kernel, **options)[1]
+    finite = np.isfinite(exact)
+    assert not finite.all()
+    assert_same(np.isfinite(dkernel), finite)
+    np.testing.assert_allclose(dkernel[finite], exact[finite], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", NAN_CASES)
 def test_nan_of_one_filter_stays_there(name, isa):
     case = BY_NAME[name]
