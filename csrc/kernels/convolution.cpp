@@ -236,6 +236,8 @@ void fill_convolution(ConvolutionKernels& table) {
   table.depthwise_filter_row = depthwise_filter_row;
   table.depthwise_filter_block = depthwise_filter_block;
   table.columns_outside = FASTBN_MANY_REGISTERS ? INT64_MAX : 1;
+  table.block_tile = kBlockTile;
+  table.filter_block_tile = kFilterBlockTile;
 }
 
 }  // namespace FASTBN_ISA

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "register_tile.hpp"
+
 namespace fastbn {
 
 // One row of outputs: y[i * y_step + c] = act(bias[c] + sum_{u,v} x[i * x_step + u * x_up + v * x_along + c] w[u * w_up
@@ -84,7 +86,8 @@ struct ConvolutionKernels {
   void (*depthwise_spread)(const DepthwiseSpreadArgs& args);
   void (*depthwise_filter_row)(const DepthwiseFilterArgs& args);
   void (*depthwise_filter_block)(const DepthwiseFilterBlockArgs& args);
-  int64_t columns_outside;  // of padding on either side of a block, at most
+  int64_t columns_outside;                     // of padding on either side of a block, at most
+  RegisterTile block_tile, filter_block_tile;  // columns of a row, or taps, by channels
 };
 
 #ifdef FASTBN_ISA

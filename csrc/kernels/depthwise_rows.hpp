@@ -13,6 +13,7 @@ namespace {  // included once: compiled as a part of convolution.cpp
 // lie a power of two apart no line is needed twice. A row of taps at a time is in registers, and each source is read
 // once for it.
 constexpr int kRowColumns = 4;
+constexpr RegisterTile kBlockTile = {kRowColumns, 2 * kLanes}, kFilterBlockTile = {6, 2 * kLanes};
 
 // What the products of a row need of its arguments, copied: as far as the compiler knows, stores of vectors change what
 // a reference refers to.

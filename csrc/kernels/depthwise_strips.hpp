@@ -118,6 +118,7 @@ FASTBN_INLINE void strip_channels(const DepthwiseBlockArgs& g, int64_t r, int64_
 constexpr int64_t kHigh = 4;
 constexpr int kWide = 7;
 constexpr int kNarrow = 4;
+constexpr RegisterTile kBlockTile = {kWide, kLanes}, kFilterBlockTile = {9, kLanes};
 
 template <int Stride>
 void depthwise_strips(const DepthwiseBlockArgs& g) {

@@ -373,6 +373,12 @@ int most_rows(const GemmArgs& g, int64_t vectors) {
   return one_set && most > kRowsOfOneSet ? kRowsOfOneSet : most;
 }
 
+RegisterTile tile_of(int64_t columns) {
+  int vectors = 1;
+  while (vectors < kMaxVectors && vectors * kLanes < columns) ++vectors;
+  return {kTileRows[vectors - 1], vectors * kLanes};
+}
+
 // Cuts the rows evenly, so that no tile is much lower than the others. Tiles of one height that are as far apart as the
 // first two are done in one call.
 void gemm(const GemmArgs& g) {
@@ -721,6 +727,7 @@ void fill_gemm(GemmKernels& table) {
   table.wide_rows = kTileRows[kMaxVectors - 1];
   table.tile_rows = kTileRows[1];
   table.low_tiles = 2 * kTileRows[1] <= kLineFloats;
+  table.tile = tile_of;
   table.gemm = gemm;
   table.few_terms = few_terms;
   table.outer = outer;

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "register_tile.hpp"
+
 namespace fastbn {
 
 // Where the accumulators of a product begin.
@@ -67,6 +69,8 @@ struct GemmKernels {
   // Whether tiles are so low that several of them read each line of an A whose rows lie side by side (a_row 1): packing
   // it pays where many panels follow.
   bool low_tiles;
+  // Rows and floats of C in registers where it has so many columns.
+  RegisterTile (*tile)(int64_t columns);
 
   void (*gemm)(const GemmArgs& args);
 

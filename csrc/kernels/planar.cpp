@@ -102,6 +102,12 @@ FASTBN_INLINE int64_t end_of(int64_t count, int64_t parts, int64_t i) {
   return (i + 1) * size + (i < larger ? i + 1 : larger);
 }
 
+RegisterTile tile_of(int64_t outputs) {
+  const int64_t blocks = (outputs + kOutputs - 1) / kOutputs;
+  const int most = (int)end_of(outputs, blocks, 0);
+  return {most, kTileVectors[most - 1] * kLanes};
+}
+
 void correlate(const PlanarArgs& g) {
   const int64_t vectors = (g.count + kLanes - 1) / kLanes, blocks = (g.outputs + kOutputs - 1) / kOutputs;
   int64_t j = 0;
@@ -214,6 +220,12 @@ constexpr FilterTile kFilterTiles[kFilterOutputs][kFilterRows + 1] = {FASTBN_TIL
 #undef FASTBN_TILES
 constexpr int kFilterTileRows[kFilterOutputs] = {rows_beside(1), rows_beside(2), rows_beside(3), rows_beside(4)};
 
+RegisterTile filter_tile_of(int64_t outputs) {
+  const int64_t blocks = (outputs + kFilterOutputs - 1) / kFilterOutputs;
+  const int most = (int)end_of(outputs, blocks, 0);
+  return {kFilterTileRows[most - 1], most};
+}
+
 void filter(const PlanarFilterArgs& g) {
   const int64_t blocks = (g.outputs + kFilterOutputs - 1) / kFilterOutputs;
   int64_t j = 0;
@@ -315,6 +327,8 @@ void from_planes(const float* from, int64_t plane, int64_t planes, int64_t count
 }  // namespace
 
 void fill_planar(PlanarKernels& table) {
+  table.tile = tile_of;
+  table.filter_tile = filter_tile_of;
   table.correlate = correlate;
   table.filter = filter;
   table.to_planes = to_planes;

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "register_tile.hpp"
+
 namespace fastbn {
 
 // y[j * y_plane + q] = act(bias[j] + sum_k x[offset[k] + q] w[k * w_row + j]), j in [0, outputs), q in [0, count).
@@ -33,6 +35,10 @@ struct PlanarFilterArgs {
 };
 
 struct PlanarKernels {
+  // Outputs by pixels of correlate, terms by outputs of filter, where there are so many outputs.
+  RegisterTile (*tile)(int64_t outputs);
+  RegisterTile (*filter_tile)(int64_t outputs);
+
   void (*correlate)(const PlanarArgs& args);
   void (*filter)(const PlanarFilterArgs& args);
   // to[p * plane + i] = from[i * planes + p], i in [0, count), p in [0, planes): pixels into planes, and back.

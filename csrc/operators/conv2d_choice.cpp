@@ -89,7 +89,9 @@ const char* algorithm_name(const Conv2dGeometry& g, ConvPass pass, int32_t algor
   return AnyCorrelation(g, pass == ConvPass::backward_data, algorithm)->name();
 }
 
-std::string algorithm_reason(const Conv2dGeometry& g, ConvPass pass, int32_t algorithm) {
+namespace {
+
+std::string refused(const Conv2dGeometry& g, ConvPass pass, int32_t algorithm) {
   if (is_depthwise(g)) return "one channel a group";
   const int64_t lanes = kernels().vector_floats;
   const int64_t channels = (pass == ConvPass::backward_data ? g.in_channels : g.out_channels) / g.groups;
@@ -106,6 +108,15 @@ std::string algorithm_reason(const Conv2dGeometry& g, ConvPass pass, int32_t alg
   text += counted;
   if (choose_tile(g, pass, algorithm) == 0) text += ", too little gained";
   return text;
+}
+
+}  // namespace
+
+std::string algorithm_reason(const Conv2dGeometry& g, ConvPass pass, int32_t algorithm) {
+  const std::string tile = pass == ConvPass::backward_filter
+                               ? AnyFilterGradient(g, algorithm, kAnyImages)->tile()
+                               : AnyCorrelation(g, pass == ConvPass::backward_data, algorithm)->tile();
+  return tile + "; " + refused(g, pass, algorithm);
 }
 
 }  // namespace fastbn

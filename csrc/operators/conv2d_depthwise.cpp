@@ -54,6 +54,7 @@ DepthwiseCorrelation::DepthwiseCorrelation(const Conv2dGeometry& geometry, bool 
   phases_x = backward ? std::min(g.stride_width, g.width) : 1;
   spreads = backward && g.kernel_height == 3 && g.kernel_width == 3 && g.stride_height == 2 && g.stride_width == 2 &&
             g.dilation_height == 1 && g.dilation_width == 1;
+  blocks = phases_y == 1 && phases_x == 1 && takes_blocks(axis_y(0), axis_x(0), width);
   if (spreads) {
     phase_rows = (g.height + g.pad_top + 1) / 2 - g.pad_top / 2;
     taps = 9;
@@ -67,6 +68,11 @@ DepthwiseCorrelation::DepthwiseCorrelation(const Conv2dGeometry& geometry, bool 
   }
   for (int64_t p = 0; p < phases_x; ++p) taps_x += axis_x(p).taps;
   taps = taps_y * taps_x;
+}
+
+std::string DepthwiseCorrelation::tile() const {
+  if (spreads) return "two rows at a time";
+  return blocks ? text(kernels().convolution.block_tile) : "row by row";
 }
 
 // Phase by phase: (tap, channel).
@@ -126,7 +132,6 @@ void DepthwiseCorrelation::run(const float* source, const float* packed, const f
   a.activation = fused(activation);
   a.alpha = alpha;
   const Axis first_y = axis_y(0), first_x = axis_x(0);
-  const bool blocks = phases_y == 1 && phases_x == 1 && takes_blocks(first_y, first_x, width);
   for (int64_t image = images.begin; image < images.end; ++image) {
     const float* from = source + image * height * pitch;
     float* image_to = to + image * to_height * to_pitch;
@@ -191,6 +196,12 @@ void DepthwiseCorrelation::run(const float* source, const float* packed, const f
       activation_forward({q.size() * to_width, channels, channels}, activation, alpha, at, at);
     }
   }
+}
+
+std::string DepthwiseFilterGradient::tile() const {
+  const Axis up = forward_axis(g.out_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top);
+  const Axis along = forward_axis(g.out_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left);
+  return takes_blocks(up, along, g.width) ? text(kernels().convolution.filter_block_tile) : "row by row";
 }
 
 // A granule is a band of rows of one image; its sums are chains of their own, then added.

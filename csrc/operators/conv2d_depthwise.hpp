@@ -16,6 +16,7 @@ class DepthwiseCorrelation final : public Correlation {
   DepthwiseCorrelation(const Conv2dGeometry& geometry, bool backward);
 
   const char* name() const override { return "depthwise"; }
+  std::string tile() const override;
   int64_t rows() const override { return phase_rows; }
   int64_t row_pixels() const override { return to_width; }
   int64_t units() const override { return 1; }
@@ -28,6 +29,7 @@ class DepthwiseCorrelation final : public Correlation {
  private:
   Conv2dGeometry g;
   bool backward;
+  bool blocks;                                 // one phase that the block kernels take
   bool spreads;                                // the gradient of a stride of 2, all its phases in one pass
   int64_t height, width, to_height, to_width;  // of the source and the destination
   int64_t phases_y, phases_x;
@@ -50,6 +52,7 @@ class DepthwiseFilterGradient final : public FilterGradient {
   explicit DepthwiseFilterGradient(const Conv2dGeometry& geometry) : g(geometry) {}
 
   const char* name() const override { return "depthwise"; }
+  std::string tile() const override;
   int64_t granules(int64_t images) const override { return images * bands(); }
   int64_t units() const override { return 1; }
   int64_t rows() const override { return 1; }

@@ -116,6 +116,11 @@ const char* DirectCorrelation::name() const {
   return g.kernel_height == 1 && g.kernel_width == 1 && !pads ? "pointwise" : "direct";
 }
 
+std::string DirectCorrelation::tile() const {
+  const RegisterTile tile = kernels().gemm.tile(std::min(panel, outputs));
+  return few_terms ? concatenate("term by term, ", tile.columns, " channels at a time") : text(tile);
+}
+
 void DirectCorrelation::pack(const float* kernel, float* packed, Range units) const {
   const GemmKernels& k = kernels().gemm;
   float* phase = packed;

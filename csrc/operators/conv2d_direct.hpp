@@ -40,6 +40,7 @@ class DirectCorrelation final : public Correlation {
   DirectCorrelation(const Conv2dGeometry& geometry, bool backward);
 
   const char* name() const override;
+  std::string tile() const override;
   int64_t rows() const override { return q_rows; }
   int64_t row_pixels() const override { return to_width; }
   int64_t units() const override { return g.groups * panels(); }
@@ -124,6 +125,7 @@ class DirectFilterGradient final : public FilterGradient {
   DirectFilterGradient(const Conv2dGeometry& geometry, int64_t images);
 
   const char* name() const override { return source.name(); }
+  std::string tile() const override { return text(kernels().gemm.tile(std::min(panel, outputs))); }
   int64_t granules(int64_t images) const override { return (images + images_joined - 1) / images_joined * bands(); }
   int64_t images_of_granule() const override { return images_joined; }
   int64_t units() const override { return g.groups * panels(); }

@@ -44,6 +44,7 @@ class NarrowCorrelation final : public Correlation {
   NarrowCorrelation(const Conv2dGeometry& geometry, bool backward);
 
   const char* name() const override { return "narrow"; }
+  std::string tile() const override { return text(kernels().planar.tile(outputs)) + " pixels"; }
   int64_t rows() const override { return q_rows; }
   int64_t row_pixels() const override { return to_width; }
   int64_t units() const override { return 1; }
@@ -85,6 +86,7 @@ class NarrowFilterGradient final : public FilterGradient {
   explicit NarrowFilterGradient(const Conv2dGeometry& geometry);
 
   const char* name() const override { return "narrow"; }
+  std::string tile() const override { return text(kernels().planar.filter_tile(outputs)) + " sums along pixels"; }
   int64_t granules(int64_t images) const override { return images * bands(); }
   int64_t units() const override { return 1; }
   int64_t rows() const override { return 1; }

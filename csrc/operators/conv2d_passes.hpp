@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "conv2d.hpp"
 #include "runtime/executor.hpp"
+#include "tile_text.hpp"
 
 namespace fastbn {
 
@@ -23,6 +25,7 @@ class Correlation {
  public:
   virtual ~Correlation() = default;
   virtual const char* name() const = 0;
+  virtual std::string tile() const = 0;  // what its kernel keeps in registers
   virtual int64_t rows() const = 0;
   virtual int64_t row_pixels() const = 0;  // of the destination, about
   virtual int64_t units() const = 0;
@@ -40,6 +43,7 @@ class FilterGradient {
  public:
   virtual ~FilterGradient() = default;
   virtual const char* name() const = 0;
+  virtual std::string tile() const = 0;
   virtual int64_t granules(int64_t images) const = 0;
   virtual int64_t images_of_granule() const { return 1; }  // calls for parts of a batch begin at multiples of it
   virtual int64_t units() const = 0;

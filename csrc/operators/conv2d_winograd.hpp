@@ -19,6 +19,7 @@ class WinogradCorrelation final : public Correlation {
   WinogradCorrelation(const Conv2dGeometry& geometry, bool backward, int tile);
 
   const char* name() const override { return form->tile == 4 ? "winograd4" : "winograd2"; }
+  std::string tile() const override { return text(kernels().gemm.tile(std::min(panel, outputs))); }
   int64_t rows() const override { return tiles_y; }
   int64_t row_pixels() const override { return form->tile * to_width; }
   int64_t units() const override { return (outputs + panel - 1) / panel; }
@@ -65,6 +66,7 @@ class WinogradFilterGradient final : public FilterGradient {
   WinogradFilterGradient(const Conv2dGeometry& geometry, int tile, int64_t images);
 
   const char* name() const override { return form->tile == 4 ? "winograd4" : "winograd2"; }
+  std::string tile() const override { return text(kernels().gemm.tile(std::min(panel, g.out_channels))); }
   int64_t granules(int64_t images) const override { return parts_of_at_most(images, images_joined) * bands(); }
   int64_t images_of_granule() const override { return images_joined; }
   int64_t units() const override { return (g.out_channels + panel - 1) / panel; }

@@ -11,6 +11,7 @@
 #include "runtime/executor.hpp"
 #include "runtime/memory.hpp"
 #include "runtime/status.hpp"
+#include "tile_text.hpp"
 
 namespace fastbn {
 namespace {
@@ -41,6 +42,15 @@ constexpr int64_t kLongChain = 512;
 bool packs_x(int64_t rows, int64_t columns) {
   const int64_t panel = kernels().gemm.panel_floats;
   return rows > kFewRows && packs_rows((columns + panel - 1) / panel);
+}
+
+// Whether backward_filter adds up outer products in registers instead of tiles.
+bool takes_outer_products(int64_t rows) { return kernels().gemm.low_tiles && rows <= kFewRows; }
+
+// Floats of y that forward makes at once where it reads W in place.
+int64_t few_floats(int64_t rows) {
+  const GemmKernels& k = kernels().gemm;
+  return rows <= k.wide_rows ? k.wide_floats : k.panel_floats;
 }
 
 // Most rows of x and dy in one pass of backward_filter.
@@ -120,6 +130,30 @@ void blocked_product(const float* a, int64_t a_row, int64_t rows, int64_t k, int
 
 }  // namespace
 
+bool DensePlan::forwards_in_place(int64_t rows) const { return rows <= kFewRows && layout_ == KernelLayout::rows; }
+
+bool DensePlan::takes_dots(int64_t rows) const { return rows <= kFewDots && out_ <= 2 * kernels().vector_floats; }
+
+std::string DensePlan::forward_kernel(int64_t rows) const {
+  const GemmKernels& k = kernels().gemm;
+  if (forwards_in_place(rows)) return "W read in place, " + text(k.tile(std::min(few_floats(rows), out_)));
+  const char* read = layout_ == KernelLayout::panels ? "W in panels, " : "W packed, ";
+  return read + text(k.tile(std::min<int64_t>(k.panel_floats, out_)));
+}
+
+std::string DensePlan::backward_data_kernel(int64_t rows) const {
+  const GemmKernels& k = kernels().gemm;
+  if (takes_dots(rows)) return "W read in place, dot products";
+  return "W packed, " + text(k.tile(std::min<int64_t>(k.panel_floats, in_)));
+}
+
+std::string DensePlan::backward_filter_kernel(int64_t rows) const {
+  const GemmKernels& k = kernels().gemm;
+  if (takes_outer_products(rows)) return "outer products";
+  const int64_t wide = rows <= kFewRows ? k.wide_floats : k.panel_floats;
+  return (packs_x(rows, out_) ? "x and dy packed, " : "dy packed, ") + text(k.tile(std::min(wide, out_)));
+}
+
 int64_t DensePlan::column_grain() { return kernels().gemm.panel_floats; }
 
 int64_t DensePlan::scratch(int64_t rows, int64_t columns) const {
@@ -142,7 +176,7 @@ void DensePlan::forward(const float* x, int64_t x_stride, int64_t rows, const fl
                         int32_t activation, float alpha, float* y, int64_t y_stride, int64_t begin, int64_t end,
                         float* scratch) const noexcept {
   if (rows <= 0 || begin >= end) return;
-  if (rows <= kFewRows && layout_ == KernelLayout::rows) {
+  if (forwards_in_place(rows)) {
     forward_few(x, x_stride, rows, kernel, bias, activation, alpha, y, y_stride, begin, end, scratch);
   } else {
     const auto panel = [&](int64_t p, int64_t depth, int64_t j, int64_t n, int64_t at) -> Panel {
@@ -166,8 +200,7 @@ void DensePlan::forward_few(const float* x, int64_t x_stride, int64_t rows, cons
                             int32_t activation, float alpha, float* y, int64_t y_stride, int64_t begin, int64_t end,
                             float* scratch) const noexcept {
   const GemmKernels& kernel_of = kernels().gemm;
-  const int64_t lanes = kernels().vector_floats;
-  const int64_t wide = rows <= kernel_of.wide_rows ? kernel_of.wide_floats : kernel_of.panel_floats;
+  const int64_t lanes = kernels().vector_floats, wide = few_floats(rows);
   const int64_t pass = end - begin <= wide ? in_ : kFewDepth;
   for (int64_t p0 = 0; p0 < in_; p0 += pass) {
     const int64_t p1 = std::min(in_, p0 + pass);
@@ -199,7 +232,7 @@ void DensePlan::forward_few(const float* x, int64_t x_stride, int64_t rows, cons
 void DensePlan::backward_data(const float* dy, int64_t dy_stride, int64_t rows, const float* kernel, float* dx,
                               int64_t dx_stride, int64_t begin, int64_t end, float* scratch) const noexcept {
   if (rows <= 0 || begin >= end) return;
-  if (rows <= kFewDots && out_ <= 2 * kernels().vector_floats) {  // one panel
+  if (takes_dots(rows)) {  // one panel
     return kernels().gemm.dots(dy, dy_stride, kernel + kernel_at(begin, 0), kernel_stride(0), rows, end - begin, out_,
                                dx + begin, dx_stride);
   }
@@ -272,7 +305,7 @@ void DensePlan::filter(const float* x, int64_t x_stride, const float* dy, int64_
   const GemmKernels& k = kernels().gemm;
   const int64_t lanes = kernels().vector_floats;
   GemmUpdate own;
-  if (k.low_tiles && rows <= kFewRows) {
+  if (takes_outer_products(rows)) {
     for (int64_t j = out.begin; j < out.end; j += to.widest()) {
       k.outer(x + in.begin, x_stride, dy + j, dy_stride, in.size(), std::min(to.widest(), out.end - j), rows,
               to.at(in.begin, j), to.stride(j), to.update_at(in.begin, j, &own));
@@ -416,7 +449,9 @@ fbn_status fbn_dense_forward(const fbn_dense* d, const float* x, const float* ke
   return guard([&] {
     const char* operation = "dense_forward";
     validate(operation, d);
-    const Exec run = resolve_exec(operation, exec, [&] { return describe(*d); });
+    const Exec run = resolve_exec(operation, exec, [&] {
+      return concatenate(describe(*d), ": ", DensePlan(d->in_features, d->out_features).forward_kernel(d->rows));
+    });
     if (!run.workspace_query) {
       require_array(operation, "x", x, d->rows * d->in_features);
       require_array(operation, "kernel", kernel, d->rows > 0 ? d->in_features * d->out_features : 0);
@@ -445,7 +480,13 @@ fbn_status fbn_dense_backward(const fbn_dense* d, const float* dy, const float* 
   return guard([&] {
     const char* operation = "dense_backward";
     validate(operation, d);
-    const Exec run = resolve_exec(operation, exec, [&] { return describe(*d); });
+    const Exec run = resolve_exec(operation, exec, [&] {
+      const DensePlan plan(d->in_features, d->out_features);
+      std::string text = describe(*d);
+      if (dx) text += ": dx " + plan.backward_data_kernel(d->rows);
+      if (dkernel) text += ": dkernel " + plan.backward_filter_kernel(d->rows);
+      return text;
+    });
     const bool through = d->activation != FBN_LINEAR;
     if (!run.workspace_query) {
       require_array(operation, "dy", dy, d->rows * d->out_features);

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 
 #include "runtime/executor.hpp"
 
@@ -79,7 +80,12 @@ class DensePlan {
   int64_t update_scratch(int64_t rows, int64_t columns) const;
   // Whether the gradient over so many rows is best not stored, but ends in an update of W.
   static bool updates_in_place(int64_t rows);
-  // The same, with W and update.velocity, which begin with row 0 and column 0, updated by SGD: the bits of both steps.
+  // Which kernels the three run over so many rows, in words.
+  std::string forward_kernel(int64_t rows) const;
+  std::string backward_data_kernel(int64_t rows) const;
+  std::string backward_filter_kernel(int64_t rows) const;
+  // As backward_filter, with W and update.velocity, which begin with row 0 and column 0, updated by SGD: the bits of
+  // both steps.
   void backward_filter_update(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
                               float* kernel, Range in, Range out, const GemmUpdate& update,
                               float* scratch) const noexcept;
@@ -87,6 +93,8 @@ class DensePlan {
  private:
   // A gradient, or weights to update: where the first element of `in` and `out` is, and how the rest lies.
   struct Target;
+  bool forwards_in_place(int64_t rows) const;
+  bool takes_dots(int64_t rows) const;
   void forward_few(const float* x, int64_t x_stride, int64_t rows, const float* kernel, const float* bias,
                    int32_t activation, float alpha, float* y, int64_t y_stride, int64_t begin, int64_t end,
                    float* scratch) const noexcept;

@@ -60,7 +60,7 @@ def _images(operation: str, name: str, value: npt.ArrayLike, first: bool) -> Flo
 
 
 class Algorithm(NamedTuple):
-    """The kernel that a pass of a convolution gets, and why no other."""
+    """The kernel that a pass of a convolution gets, its register tile, and why no other."""
 
     name: str
     reason: str

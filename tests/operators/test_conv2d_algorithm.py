@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from fastbn import ops
@@ -85,7 +87,26 @@ def test_reasons_say_what_was_refused() -> None:
     assert "direct was asked for" in kernels_of((28, 128, 128, 3, 1, 1, 1), algorithm="direct")["forward"].reason
     assert "not winograd: that is for 3x3, stride 1" in kernels_of((28, 128, 512, 1, 1, 0, 1))["forward"].reason
     assert "too little gained" in kernels_of((5, 16, 16, 3, 1, 0, 1))["forward"].reason
-    assert kernels_of((56, 128, 128, 3, 1, 1, 128))["forward"].reason == "one channel a group"
+    assert kernels_of((56, 128, 128, 3, 1, 1, 128))["forward"].reason.endswith("; one channel a group")
+
+
+def test_reasons_name_the_tile(isa) -> None:
+    lanes = {"avx512": 16, "avx2": 8}.get(isa, 4)
+    rows = {"avx512": 14, "avx2": 6, "neon": 10}.get(isa, 6)
+    products = [(28, 128, 128, 3, 1, 1, 1), (28, 128, 512, 1, 1, 0, 1), (30, 64, 96, 5, 2, 2, 1)]
+    for shape in products:
+        for kernel in kernels_of(shape).values():
+            assert kernel.reason.startswith(f"tile {rows}x{2 * lanes}; "), (shape, kernel)
+    one_vector = kernels_of((28, 128, lanes, 1, 1, 0, 1))["forward"].reason
+    assert re.match(rf"tile \d+x{lanes}; ", one_vector)
+    assert kernels_of((30, 8, 64, 2, 2, 0, 1))["forward"].reason.startswith("term by term, ")
+    narrow = kernels_of((28, 3, 1, 3, 1, 1, 1))
+    assert re.match(r"tile 1x\d+ pixels; ", narrow["forward"].reason)
+    assert re.match(r"tile \d+x1 sums along pixels; ", narrow["backward_filter"].reason)
+    depthwise = kernels_of((56, 128, 128, 3, 1, 1, 128))
+    for kernel in depthwise.values():
+        assert re.match(rf"tile \d+x({lanes}|{2 * lanes}); ", kernel.reason)
+    assert kernels_of((56, 128, 128, 5, 1, 2, 128))["forward"].reason.startswith("row by row; ")
 
 
 def test_channels_first_is_the_same_layer() -> None:

@@ -157,8 +157,8 @@ typedef enum fbn_conv2d_pass {
   FBN_CONV2D_BACKWARD_FILTER = 2
 } fbn_conv2d_pass;
 /* The kernel that a pass of this shape gets: "direct", "pointwise" (direct, 1x1), "depthwise", "narrow", "winograd4"
- * or "winograd2". The batch plays no part. reason (or NULL): why, and what was refused, cut to `capacity` with its
- * final 0. */
+ * or "winograd2". The batch plays no part. reason (or NULL): its register tile, why, and what was refused, cut to
+ * `capacity` with its final 0. */
 FBN_API fbn_status fbn_conv2d_algorithm(const fbn_conv2d* d, int32_t pass, const char** name, char* reason,
                                         size_t capacity);
 FBN_API fbn_status fbn_conv2d_forward(const fbn_conv2d* d, const float* x, const float* kernel,
