@@ -552,43 +552,82 @@ void outer(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t
   if (i < m) rows_at(Constant<1>{});
 }
 
-// kLanes rows of B, or fewer, a block of as many columns after the other, transposed in registers.
-template <bool Whole>
-FASTBN_INLINE void dots_of_rows(const float* a, int64_t a_row, const float* b, int64_t b_row, int64_t m, int64_t rows,
-                                int64_t k, float* c, int64_t c_row) {
-  for (int64_t p = 0; p < k; p += kLanes) {
-    const int64_t depth = k - p < kLanes ? k - p : kLanes;
-    vfloat columns[kLanes];
-    for (int q = 0; q < kLanes; ++q) {
-      const float* from = b + (Whole || q < rows ? q : rows - 1) * b_row + p;
-      columns[q] = depth == kLanes ? load(from) : load_partial(from, depth);
+// Sums of R rows of A and G groups of kLanes rows of B, which are transposed in registers. Whole: else B has `rows` of
+// them, in one group.
+template <int R, int G, bool Whole>
+FASTBN_INLINE void dots_tile(const float* a, int64_t a_row, const float* b, int64_t b_row, int64_t rows, int64_t k,
+                             float* c, int64_t c_row, bool chain) {
+  vfloat sum[R][G] = {};
+  if (chain) {
+    FASTBN_UNROLL
+    for (int i = 0; i < R; ++i) {
+      FASTBN_UNROLL
+      for (int g = 0; g < G; ++g)
+        sum[i][g] = Whole ? load(c + i * c_row + g * kLanes) : load_partial(c + i * c_row, rows);
     }
-    transpose(columns);
-    for (int64_t i = 0; i < m; ++i) {
-      const float* element = a + i * a_row + p;
-      float* to = c + i * c_row;
-      vfloat sum{};
-      if (p > 0) sum = Whole ? load(to) : load_partial(to, rows);
-      if (depth == kLanes) {
-        FASTBN_UNROLL
-        for (int q = 0; q < kLanes; ++q) sum = fma(broadcast(element[q]), columns[q], sum);
-      } else {
-        for (int64_t q = 0; q < depth; ++q) sum = fma(broadcast(element[q]), columns[q], sum);
+  }
+  const auto add = [&](int g, int q, const vfloat& column) __attribute__((always_inline)) {
+    FASTBN_UNROLL
+    for (int i = 0; i < R; ++i) sum[i][g] = fma(broadcast(a[i * a_row + q]), column, sum[i][g]);
+  };
+  int64_t left = k;
+  for (; Whole && left >= kColumnsAtOnce; left -= kColumnsAtOnce) {
+    FASTBN_UNROLL
+    for (int g = 0; g < G; ++g) {
+      asm volatile("" ::: "memory");  // elements of A are read again for each group: they would not stay in registers
+      vfloat columns[kColumnsAtOnce];
+      load_columns(apart(b, g * kLanes * b_row), b_row, columns);
+      FASTBN_UNROLL
+      for (int q = 0; q < kColumnsAtOnce; ++q) add(g, q, columns[q]);
+    }
+    a += kColumnsAtOnce;
+    b += kColumnsAtOnce;
+  }
+  for (; left > 0; left -= kColumnsAtOnce) {
+    const int64_t depth = left < kColumnsAtOnce ? left : kColumnsAtOnce;
+    FASTBN_UNROLL
+    for (int g = 0; g < G; ++g) {
+      vfloat columns[kColumnsAtOnce];
+      load_columns_partial(b + g * kLanes * b_row, b_row, rows, depth, columns);
+      FASTBN_UNROLL
+      for (int q = 0; q < kColumnsAtOnce; ++q) {
+        if (q < depth) add(g, q, columns[q]);
       }
+    }
+    a += kColumnsAtOnce;
+    b += kColumnsAtOnce;
+  }
+  FASTBN_UNROLL
+  for (int i = 0; i < R; ++i) {
+    FASTBN_UNROLL
+    for (int g = 0; g < G; ++g) {
       if (Whole) {
-        store(to, sum);
+        store(c + i * c_row + g * kLanes, sum[i][g]);
       } else {
-        store_partial(to, sum, rows);
+        store_partial(c + i * c_row, sum[i][g], rows);
       }
     }
   }
 }
 
-void dots(const float* a, int64_t a_row, const float* b, int64_t b_row, int64_t m, int64_t n, int64_t k, float* c,
-          int64_t c_row) {
+template <int R>
+void dots_rows(const float* a, int64_t a_row, const float* b, int64_t b_row, int64_t n, int64_t k, float* c,
+               int64_t c_row, bool chain) {
+  constexpr int kGroups = R <= 4 ? 2 : 1;
   int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes) dots_of_rows<true>(a, a_row, b + j * b_row, b_row, m, kLanes, k, c + j, c_row);
-  if (j < n) dots_of_rows<false>(a, a_row, b + j * b_row, b_row, m, n - j, k, c + j, c_row);
+  for (; j + kGroups * kLanes <= n; j += kGroups * kLanes)
+    dots_tile<R, kGroups, true>(a, a_row, b + j * b_row, b_row, kLanes, k, c + j, c_row, chain);
+  for (; j < n; j += kLanes) {
+    const int64_t rows = n - j < kLanes ? n - j : kLanes;
+    dots_tile<R, 1, false>(a, a_row, b + j * b_row, b_row, rows, k, c + j, c_row, chain);
+  }
+}
+
+void dots(const float* a, int64_t a_row, const float* b, int64_t b_row, int64_t m, int64_t n, int64_t k, float* c,
+          int64_t c_row, bool chain) {
+  constexpr decltype(&dots_rows<1>) kRows[kMostDots] = {dots_rows<1>, dots_rows<2>, dots_rows<3>, dots_rows<4>,
+                                                        dots_rows<5>, dots_rows<6>, dots_rows<7>, dots_rows<8>};
+  kRows[m - 1](a, a_row, b, b_row, n, k, c, c_row, chain);
 }
 
 void pack(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed) {
@@ -607,24 +646,20 @@ void pack(const float* source, int64_t row, int64_t k, int64_t n, int64_t width,
 }
 
 void pack_transposed(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed) {
-  for (int64_t p = 0; p < k; p += kLanes) {
-    const int64_t depth = k - p < kLanes ? k - p : kLanes;
+  for (int64_t p = 0; p < k; p += kColumnsAtOnce) {
+    const int64_t depth = k - p < kColumnsAtOnce ? k - p : kColumnsAtOnce;
     for (int64_t j = 0; j < width; j += kLanes) {
-      vfloat block[kLanes];
-      if (depth == kLanes && j + kLanes <= n) {
-        for (int i = 0; i < kLanes; ++i) block[i] = load(source + (j + i) * row + p);
-      } else {
-        for (int i = 0; i < kLanes; ++i) {
-          block[i] = j + i < n ? load_partial(source + (j + i) * row + p, depth) : vfloat{};
-        }
+      vfloat columns[kColumnsAtOnce];
+      if (depth == kColumnsAtOnce && j + kLanes <= n) {
+        load_columns(source + j * row + p, row, columns);
+        for (int q = 0; q < kColumnsAtOnce; ++q) store(packed + (p + q) * width + j, columns[q]);
+        continue;
       }
-      transpose(block);
-      if (depth == kLanes) {
-        for (int i = 0; i < kLanes; ++i) store(packed + (p + i) * width + j, block[i]);
-      } else {
-        for (int i = 0; i < kLanes; ++i) {
-          if (i < depth) store(packed + (p + i) * width + j, block[i]);
-        }
+      const int64_t rows = n - j < kLanes ? n - j : kLanes;
+      const vint live = first_lanes(rows);
+      load_columns_partial(source + j * row + p, row, rows, depth, columns);
+      for (int q = 0; q < kColumnsAtOnce; ++q) {
+        if (q < depth) store(packed + (p + q) * width + j, (vfloat)((vint)columns[q] & live));
       }
     }
   }

@@ -29,6 +29,9 @@ inline constexpr int64_t kNextFloats = 8;
 // Floats between rows of B in the weights of a program's dense layers, which a product may know.
 inline constexpr int64_t kWidePanel = 32;
 
+// Most rows of A that `dots` takes.
+inline constexpr int64_t kMostDots = 8;
+
 // C[i][j] = act(start + sum_e sum_p A_e[i][p] B_e[p][j]), i in [first_row, first_row + m), j in [0, n).
 //
 // A_e = a + a_offset[e], B_e = b + b_offset[e], e in [0, batch); without tables there is one pair. batch or k may be 0.
@@ -82,13 +85,14 @@ struct GemmKernels {
   // `update` with it as GemmArgs has it: for so few p that a tile would take longer to begin and to end.
   void (*outer)(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t m, int64_t n, int64_t k, float* c,
                 int64_t c_row, const GemmUpdate* update);
-  // c[i * c_row + j] = sum_p a[i * a_row + p] b[j * b_row + p], i in [0, m), j in [0, n), a chain over p in [0, k): for
-  // so few p and rows of A that packing B would take longer.
+  // c[i * c_row + j] = sum_p a[i * a_row + p] b[j * b_row + p], i in [0, m), j in [0, n), m in [1, kMostDots], a chain
+  // over p in [0, k) that begins with zero or, where `chain`, with C: for so few rows of A that packing B would take
+  // longer.
   void (*dots)(const float* a, int64_t a_row, const float* b, int64_t b_row, int64_t m, int64_t n, int64_t k, float* c,
-               int64_t c_row);
+               int64_t c_row, bool chain);
   // packed[p * width + j] = source[p * row + j], j in [0, n); zero for j in [n, width).
   void (*pack)(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed);
-  // packed[p * width + j] = source[j * row + p], the same tail.
+  // packed[p * width + j] = source[j * row + p], the same tail of less than a vector.
   void (*pack_transposed)(const float* source, int64_t row, int64_t k, int64_t n, int64_t width, float* packed);
   // packed[i / tile_rows * tile + p * tile_rows + i % tile_rows] = source[p * row + i], i in [0, m), p in [0, k): an A
   // with inner = a_col = tile_rows, a_outer = tile, a_row = 1. Behind the last p up to a vector is written.

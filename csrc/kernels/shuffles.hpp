@@ -65,6 +65,13 @@ FASTBN_INLINE void transpose_halves(vfloat& a, vfloat& b, vfloat& c, vfloat& d) 
 }
 #endif
 
+// Columns of kLanes rows that are taken at once.
+#if FASTBN_LANES == 8
+inline constexpr int kColumnsAtOnce = 4;
+#else
+inline constexpr int kColumnsAtOnce = kLanes;
+#endif
+
 // Element q of the sequence of N vectors that results is element q / N of vector q % N; N is a power of two, at most
 // kLanes. Each pass interleaves rows i and i + N / 2, which rotates the bits of (row, lane) by one.
 template <int N>
@@ -127,6 +134,45 @@ FASTBN_INLINE void take_all_apart(vfloat (&rows)[N]) {
 
 // With as many rows as lanes, row and lane change places.
 FASTBN_INLINE void transpose(vfloat (&rows)[kLanes]) { interleave_all<kLanes>(rows); }
+
+// from + floats, computed where it is used: with a register for each of so many rows the compiler would run out of
+// them.
+FASTBN_INLINE const float* apart(const float* from, int64_t floats) {
+  from += floats;
+  asm("" : "+r"(from));
+  return from;
+}
+
+// columns[q][l] = from[l * row + q].
+FASTBN_INLINE void load_columns(const float* from, int64_t row, vfloat (&columns)[kColumnsAtOnce]) {
+#if FASTBN_LANES == 8
+  const float* upper = apart(from, 4 * row);
+  for (int q = 0; q < 4; ++q) {
+    const __m256 lower = _mm256_castps128_ps256(_mm_loadu_ps(from + q * row));
+    columns[q] = (vfloat)_mm256_insertf128_ps(lower, _mm_loadu_ps(upper + q * row), 1);
+  }
+  transpose_halves(columns[0], columns[1], columns[2], columns[3]);
+#else
+  for (int l = 0; l < kLanes; ++l) columns[l] = load(from + l * row);
+  transpose(columns);
+#endif
+}
+// The same of the first `rows` rows and `depth` columns; the other lanes and columns are anything.
+FASTBN_INLINE void load_columns_partial(const float* from, int64_t row, int64_t rows, int64_t depth,
+                                        vfloat (&columns)[kColumnsAtOnce]) {
+  const auto at = [&](int64_t l) { return from + (l < rows ? l : rows - 1) * row; };
+#if FASTBN_LANES == 8
+  const __m128i mask = _mm256_castsi256_si128((__m256i)first_lanes(depth));
+  for (int q = 0; q < 4; ++q) {
+    const __m256 lower = _mm256_castps128_ps256(_mm_maskload_ps(at(q), mask));
+    columns[q] = (vfloat)_mm256_insertf128_ps(lower, _mm_maskload_ps(at(q + 4), mask), 1);
+  }
+  transpose_halves(columns[0], columns[1], columns[2], columns[3]);
+#else
+  for (int l = 0; l < kLanes; ++l) columns[l] = load_partial(at(l), depth);
+  transpose(columns);
+#endif
+}
 
 }  // namespace FASTBN_ISA
 }  // namespace fastbn

@@ -26,7 +26,6 @@ constexpr int64_t kRowsOfBatch = 256;    // rows of x and dy in one pass over a 
 constexpr int64_t kPanelsOfFilter = 32;  // panels of dy that meet packed rows of x
 constexpr int64_t kRowBytes = 1 << 18;   // of the matrix that is not packed
 constexpr int64_t kFewRows = 12;         // up to here W is read in place: packing would cost more than it saves
-constexpr int64_t kFewDots = 8;          // up to here backward_data does not pack rows of two vectors either
 constexpr int64_t kFewDepth = 128;       // of k in one pass over all columns then
 
 // Of a gradient that is followed by an update: where x is packed, as much as keeps packing rare beside products; else
@@ -132,7 +131,7 @@ void blocked_product(const float* a, int64_t a_row, int64_t rows, int64_t k, int
 
 bool DensePlan::forwards_in_place(int64_t rows) const { return rows <= kFewRows && layout_ == KernelLayout::rows; }
 
-bool DensePlan::takes_dots(int64_t rows) const { return rows <= kFewDots && out_ <= 2 * kernels().vector_floats; }
+bool DensePlan::takes_dots(int64_t rows) const { return rows <= kMostDots; }
 
 std::string DensePlan::forward_kernel(int64_t rows) const {
   const GemmKernels& k = kernels().gemm;
@@ -232,9 +231,13 @@ void DensePlan::forward_few(const float* x, int64_t x_stride, int64_t rows, cons
 void DensePlan::backward_data(const float* dy, int64_t dy_stride, int64_t rows, const float* kernel, float* dx,
                               int64_t dx_stride, int64_t begin, int64_t end, float* scratch) const noexcept {
   if (rows <= 0 || begin >= end) return;
-  if (takes_dots(rows)) {  // one panel
-    return kernels().gemm.dots(dy, dy_stride, kernel + kernel_at(begin, 0), kernel_stride(0), rows, end - begin, out_,
-                               dx + begin, dx_stride);
+  if (takes_dots(rows)) {
+    const int64_t run = layout_ == KernelLayout::rows ? out_ : kDensePanel;
+    for (int64_t c = 0; c < out_; c += run) {
+      kernels().gemm.dots(dy + c, dy_stride, kernel + kernel_at(begin, c), kernel_stride(c), rows, end - begin,
+                          std::min(run, out_ - c), dx + begin, dx_stride, c > 0);
+    }
+    return;
   }
   const auto panel = [&](int64_t p, int64_t depth, int64_t j, int64_t n, int64_t at) -> Panel {
     const int64_t width = round_up(n, kernels().vector_floats);
