@@ -530,20 +530,65 @@ FASTBN_INLINE void outer_block(const float* a, int64_t a_col, const float* b, in
   }
 }
 
+// K rows of B, two vectors of each, stay in registers; the rows of C go by.
+template <int K>
+void outer_rows(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t m, float* c, int64_t c_row,
+                const GemmUpdate* update, int64_t from_first) {
+  constexpr int NV = 2;
+  vfloat row[K][NV];
+  FASTBN_UNROLL
+  for (int p = 0; p < K; ++p) {
+    FASTBN_UNROLL
+    for (int v = 0; v < NV; ++v) row[p][v] = load(b + p * b_row + v * kLanes);
+  }
+  const auto rows = [&](auto finish) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < m; ++i) {
+      vfloat sum[NV] = {};
+      FASTBN_UNROLL
+      for (int p = 0; p < K; ++p) {
+        const vfloat element = broadcast(a[p * a_col + i]);
+        FASTBN_UNROLL
+        for (int v = 0; v < NV; ++v) sum[v] = fma(element, row[p][v], sum[v]);
+      }
+      FASTBN_UNROLL
+      for (int v = 0; v < NV; ++v) finish(i * c_row + v * kLanes, sum[v]);
+    }
+  };
+  if (update == nullptr) {
+    rows([&](int64_t at, vfloat gradient) __attribute__((always_inline)) { store(c + at, gradient); });
+  } else if (update->velocity == nullptr) {
+    const float rate = update->rate, decay = update->decay;
+    rows([&](int64_t at, vfloat gradient)
+             __attribute__((always_inline)) { store(c + at, sgd_step(rate, decay, load(c + at), gradient)); });
+  } else {
+    const GemmUpdate u = *update;
+    float* velocity = u.velocity + from_first;
+    rows([&](int64_t at, vfloat gradient)
+             __attribute__((always_inline)) { update_lanes(u, c + at, velocity + at, gradient, kLanes); });
+  }
+}
+
 void outer(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t m, int64_t n, int64_t k, float* c,
            int64_t c_row, const GemmUpdate* update) {
+  constexpr decltype(&outer_rows<1>) kRows[] = {outer_rows<1>, outer_rows<2>, outer_rows<3>, outer_rows<4>};
+  int64_t first = 0;
+  if (k >= 1 && k <= 4 && c_row <= kWidePanel) {  // longer rows are written one after another
+    for (; first + 2 * kLanes <= n; first += 2 * kLanes)
+      kRows[k - 1](a, a_col, b + first, b_row, m, c + first, c_row, update, first);
+    if (first == n) return;
+  }
   const auto block = [&](int64_t i, int64_t j, auto rows, auto vectors, int64_t tail) __attribute__((always_inline)) {
     const int64_t at = i * c_row + j;
     outer_block<rows.value, vectors.value>(a + i, a_col, b + j, b_row, k, c + at, c_row, tail, update, at);
   };
   int64_t i = 0;
-  if (n <= 2 * kLanes) {
+  if (n - first <= 2 * kLanes) {
     for (; i + 4 <= m; i += 4)
-      n <= kLanes ? block(i, 0, Constant<4>{}, Constant<1>{}, n)
-                  : block(i, 0, Constant<4>{}, Constant<2>{}, n - kLanes);
+      n - first <= kLanes ? block(i, first, Constant<4>{}, Constant<1>{}, n - first)
+                          : block(i, first, Constant<4>{}, Constant<2>{}, n - first - kLanes);
   }
   const auto rows_at = [&](auto rows) __attribute__((always_inline)) {
-    int64_t j = 0;
+    int64_t j = first;
     for (; j + kMaxVectors * kLanes <= n; j += kMaxVectors * kLanes) block(i, j, rows, Constant<kMaxVectors>{}, kLanes);
     for (; j < n; j += kLanes) block(i, j, rows, Constant<1>{}, n - j < kLanes ? n - j : kLanes);
     i += rows.value;
