@@ -95,9 +95,10 @@ FASTBN_INLINE vlong multiply_low(vlong a, uint32_t b) {
 // counter i / 4 % 8, its low half where i is even: the order in which vectors of any length store their lanes.
 constexpr int kBlock = 64, kBlockCounters = 8;
 
-// Vectors of counters go through the rounds kSide at a time, since a round waits for the one before it.
+// Vectors of counters go through the rounds kSide at a time, since a round waits for the one before it. The first
+// counters of two blocks are `step` apart.
 template <int Blocks>
-FASTBN_INLINE void philox_blocks(uint64_t key, uint64_t counter, uint64_t counter_high, uint16_t* bits) {
+FASTBN_INLINE void philox_blocks(uint64_t key, uint64_t counter, uint64_t step, uint64_t counter_high, uint16_t* bits) {
   constexpr int kVectors = Blocks * kBlockCounters / kCounters, kSide = kVectors < 4 ? kVectors : 4;
   vlong lane;
   for (int i = 0; i < kCounters; ++i) lane[i] = (uint64_t)i;
@@ -105,7 +106,8 @@ FASTBN_INLINE void philox_blocks(uint64_t key, uint64_t counter, uint64_t counte
     vlong c0[kSide], c1[kSide], c2[kSide], c3[kSide];
 #pragma GCC unroll 4
     for (int v = 0; v < kSide; ++v) {
-      c0[v] = lane + (counter + (uint64_t)((first + v) * kCounters));
+      const int at = (first + v) * kCounters;
+      c0[v] = lane + (counter + (uint64_t)(at / kBlockCounters) * step + (uint64_t)(at % kBlockCounters));
       c1[v] = c0[v] >> 32;
       c2[v] = vlong{} + counter_high;
       c3[v] = vlong{};
@@ -165,22 +167,22 @@ struct Dropout {
 __attribute__((noinline)) void dropout_part(const Dropout& d, uint64_t counter, int64_t begin, int64_t end,
                                             const float* x, float* y) {
   uint16_t bits[kBlock], more[kBlock];
-  philox_blocks<1>(d.seed, counter, 0, bits);
-  if (d.lower != 0) philox_blocks<1>(d.seed, counter, 1, more);
+  philox_blocks<1>(d.seed, counter, 0, 0, bits);
+  if (d.lower != 0) philox_blocks<1>(d.seed, counter, 0, 1, more);
   for (int64_t i = begin; i < end; ++i) {
     const bool keep = bits[i] > d.upper || (bits[i] == d.upper && (d.lower == 0 || more[i] >= d.lower));
     y[i] = keep ? x[i] * d.scale : 0.0f;
   }
 }
 
-// Elements begin <= i < end of each block, by vectors.
+// Elements begin <= i < end of each block, by vectors. Blocks are `step` counters and `apart` elements from each other.
 template <int Blocks, bool Streams>
-FASTBN_INLINE void dropout_vectors(const Dropout& d, uint64_t counter, int64_t begin, int64_t end, const float* x,
-                                   float* y) {
+FASTBN_INLINE void dropout_vectors(const Dropout& d, uint64_t counter, uint64_t step, int64_t begin, int64_t end,
+                                   const float* x, float* y, int64_t apart) {
   uint16_t bits[Blocks * kBlock + kLanes];  // the last vector may reach beyond the block
-  philox_blocks<Blocks>(d.seed, counter, 0, bits);
+  philox_blocks<Blocks>(d.seed, counter, step, 0, bits);
   const vint limit = broadcast_int(d.upper);
-  for (int b = 0; b < Blocks; ++b, counter += kBlockCounters, x += kBlock, y += kBlock) {
+  for (int b = 0; b < Blocks; ++b, counter += step, x += apart, y += apart) {
     if (d.lower != 0 && block_contains(bits + b * kBlock, d.upper)) {
       dropout_part(d, counter, begin, end, x, y);
       continue;
@@ -202,10 +204,21 @@ void dropout_row(int64_t columns, const Dropout& d, uint64_t number, const float
   uint64_t counter = number / kBlock * kBlockCounters;
   for (; c < columns; c += kBlock, counter += kBlockCounters) {
     for (; c >= 0 && c + 4 * kBlock <= columns; c += 4 * kBlock, counter += 4 * kBlockCounters)
-      dropout_vectors<4, Streams>(d, counter, 0, kBlock, x + c, y + c);
+      dropout_vectors<4, Streams>(d, counter, kBlockCounters, 0, kBlock, x + c, y + c, kBlock);
     if (c >= columns) break;
     const int64_t begin = c < 0 ? -c : 0, end = columns - c < kBlock ? columns - c : kBlock;
-    dropout_vectors<1, Streams>(d, counter, begin, end, x + c, y + c);
+    dropout_vectors<1, Streams>(d, counter, 0, begin, end, x + c, y + c, 0);
+  }
+}
+
+// Four rows of a few columns, which begin where a block does.
+template <bool Streams>
+void dropout_rows(int64_t columns, int64_t stride, const Dropout& d, uint64_t number, uint64_t pitch, const float* x,
+                  float* y) {
+  uint64_t counter = number / kBlock * kBlockCounters;
+  for (int64_t c = 0; c < columns; c += kBlock, counter += kBlockCounters) {
+    const int64_t end = columns - c < kBlock ? columns - c : kBlock;
+    dropout_vectors<4, Streams>(d, counter, pitch / kBlock * kBlockCounters, 0, end, x + c, y + c, stride);
   }
 }
 
@@ -218,7 +231,11 @@ void dropout(int64_t rows, int64_t columns, int64_t stride, uint32_t threshold, 
   const Dropout d{seed, (uint16_t)(threshold >> 16), (uint16_t)threshold, scale};
   const bool whole = first % kBlock == 0 && pitch % kBlock == 0;  // else vectors begin anywhere in a row
   with_streams<true>(large && whole && may_stream(y, stride), [&](auto streams) {
-    for (int64_t r = 0; r < rows; ++r)
+    int64_t r = 0;
+    for (; whole && columns < 4 * kBlock && r + 4 <= rows; r += 4)
+      dropout_rows<streams.value != 0>(columns, stride, d, first + (uint64_t)(r * pitch), (uint64_t)pitch,
+                                       x + r * stride, y + r * stride);
+    for (; r < rows; ++r)
       dropout_row<streams.value != 0>(columns, d, first + (uint64_t)(r * pitch), x + r * stride, y + r * stride);
   });
 }
