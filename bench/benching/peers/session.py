@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,15 +98,16 @@ def compare_dropout(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
 def compare_steps(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
     disturbed = ours["disturbed"]
 
-    def differ(a: float, b: float, moved: float, scale: float) -> bool:
-        return not abs(a - b) <= max(STEP_TOLERANCE * scale, ROUNDINGS * abs(a - moved))
+    def differ(a: float, b: float, moved: Sequence[float], scale: float) -> bool:
+        rounding = max(abs(a - other) for other in moved)
+        return not abs(a - b) <= max(STEP_TOLERANCE * scale, ROUNDINGS * rounding)
 
-    for step, (a, b, moved) in enumerate(zip(ours["losses"], theirs["losses"], disturbed["losses"], strict=True)):
-        if differ(a, b, moved, abs(a)):
+    for step, (a, b) in enumerate(zip(ours["losses"], theirs["losses"], strict=True)):
+        if differ(a, b, [other["losses"][step] for other in disturbed], abs(a)):
             return f"loss of step {step + 1}: {a:.6f} and {b:.6f}"
     for layer, norms in ours["norms"].items():
-        for a, b, moved in zip(norms, theirs["norms"][layer], disturbed["norms"][layer], strict=True):
-            if differ(a, b, moved, max(abs(a), 1e-2)):
+        for i, (a, b) in enumerate(zip(norms, theirs["norms"][layer], strict=True)):
+            if differ(a, b, [other["norms"][layer][i] for other in disturbed], max(abs(a), 1e-2)):
                 return f"weights of {layer} after the steps: norms {a:.6f} and {b:.6f}"
     return None
 
