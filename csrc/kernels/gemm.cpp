@@ -393,6 +393,7 @@ void gemm(const GemmArgs& g) {
     const int64_t rows = height + (at.first < higher), alike = (at.first < higher ? higher : tiles) - at.first;
     const bool by_outer = in == 0 && rows == g.inner;
     const int64_t left = g.inner - in;
+    // rows is at least 1. NOLINTNEXTLINE(clang-analyzer-core.DivideZero)
     at.count = by_outer ? alike : left < 2 * rows ? 1 : left / rows < alike ? left / rows : alike;
     at.a_next = (by_outer ? g.a_outer : rows * g.a_row) * (int64_t)sizeof(float);
     at.c_next = by_outer ? g.c_outer : rows * g.c_row;
