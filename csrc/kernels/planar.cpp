@@ -127,8 +127,17 @@ void correlate(const PlanarArgs& g) {
 
 constexpr int kFilterOutputs = 4;
 constexpr int kFilterRows = 12;
-// All but one vector of dy stay in registers beside the accumulators, at least.
-constexpr int rows_beside(int outputs) { return at_most((kFree - outputs + 1) / outputs, kFilterRows); }
+// With few registers most of dy's vectors stay in them beside the accumulators, and x passes through one; the rest are
+// operands in memory, and so is all of dy where registers are many: its rows are high.
+constexpr bool kFewRegisters = kFree < 16;
+constexpr int rows_beside(int outputs) {
+  return at_most((kFewRegisters ? kFree - 3 : kFree - 2 - outputs) / outputs, kFilterRows);
+}
+constexpr int held_of(int rows, int outputs) {
+  if (!kFewRegisters) return 0;
+  const int free = kFree - rows * outputs;
+  return outputs < free ? outputs : at_most(outputs - 1, free);
+}
 
 // sums[i] = the lanes of vectors[i] added up as a tree; i in [0, kLanes).
 FASTBN_INLINE vfloat lane_sums(const vfloat* vectors) {
@@ -159,7 +168,7 @@ FASTBN_INLINE bool filter_sums(const PlanarFilterArgs& g, const int64_t* offset,
     FASTBN_UNROLL
     for (int j = 0; j < J; ++j) {
       d[j] = load(dy + j * g.dy_plane + q);
-      if (j < kFree - R * J) d[j] = held(d[j]);
+      if (j < held_of(R, J)) d[j] = held(d[j]);
     }
     FASTBN_UNROLL
     for (int r = 0; r < R; ++r) {
