@@ -35,9 +35,10 @@ FASTBN_INLINE vfloat take_apart(vfloat a, vfloat b) {
 }
 
 #if FASTBN_LANES == 8
-// Elements that stay in their half of a vector cost one instruction, others two: each half by itself, a and b
-// interleaved, (Pairs: in pairs); the first elements of the halves, High: the last. And the lower (High: upper) half of
-// a, then that of b.
+// A move within each half of a vector is one instruction, one across halves as a rule two, so transposes move within
+// halves and join halves once.
+//
+// The lower elements of each half of a and b, High: the upper ones, interleaved one by one or, Pairs, two by two.
 template <bool Pairs, bool High>
 FASTBN_INLINE vfloat interleave_in_halves(vfloat a, vfloat b) {
   if constexpr (Pairs) {
@@ -48,6 +49,7 @@ FASTBN_INLINE vfloat interleave_in_halves(vfloat a, vfloat b) {
                 : __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
   }
 }
+// The lower (High: upper) half of a, then that of b.
 template <bool High>
 FASTBN_INLINE vfloat join_halves(vfloat a, vfloat b) {
   return High ? __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
