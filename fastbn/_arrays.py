@@ -20,6 +20,10 @@ from fastbn import _core
 Float32: TypeAlias = npt.NDArray[np.float32]
 Float64: TypeAlias = npt.NDArray[np.float64]
 Shape: TypeAlias = tuple[int, ...]
+DType: TypeAlias = np.dtype[Any]
+
+# Made once: a dtype from its name costs as much as a small layer's share of a call.
+FLOAT32, FLOAT64, INT32 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int32)
 
 
 def view(operation: str, name: str, value: Any) -> npt.NDArray[Any]:
@@ -48,7 +52,7 @@ def as_array(operation: str, name: str, value: npt.ArrayLike) -> npt.NDArray[Any
     return array
 
 
-def _as(operation: str, name: str, value: npt.ArrayLike, dtype: type[np.generic]) -> npt.NDArray[Any]:
+def _as(operation: str, name: str, value: npt.ArrayLike, dtype: DType) -> npt.NDArray[Any]:
     if _core.is_plain(value, dtype):
         return cast("npt.NDArray[Any]", value)
     array = as_array(operation, name, value)
@@ -72,12 +76,12 @@ def class_numbers(operation: str, array: npt.NDArray[Any], classes: int) -> npt.
 
 def as_float32(operation: str, name: str, value: npt.ArrayLike) -> Float32:
     """A C-contiguous float32 array; `value` itself where it already is one."""
-    return _as(operation, name, value, np.float32)
+    return _as(operation, name, value, FLOAT32)
 
 
 def as_float64(operation: str, name: str, value: npt.ArrayLike) -> Float64:
     """A C-contiguous float64 array; `value` itself where it already is one."""
-    return _as(operation, name, value, np.float64)
+    return _as(operation, name, value, FLOAT64)
 
 
 def optional_float32(operation: str, name: str, value: npt.ArrayLike | None) -> Float32 | None:
@@ -154,7 +158,7 @@ _PAGE, _WITHIN = 4096, 3072
 _PLACED = 1 << 20  # bytes, from which on the microsecond that a placed array costs is not seen
 
 
-def allocate(operation: str, shape: Shape, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+def allocate(operation: str, shape: Shape, dtype: DType) -> npt.NDArray[Any]:
     """An uninitialised array. Raises MemoryError where the size is beyond memory or int64.
 
     A large one begins with a cache line: NumPy's begin 16 bytes into one, where every vector that is stored touches
@@ -163,7 +167,7 @@ def allocate(operation: str, shape: Shape, dtype: npt.DTypeLike) -> npt.NDArray[
     lies a line or two before it in its page (4 KiB aliasing), and a depthwise layer of 1024 channels took 1.4 times as
     long. Two results of fastbn lie alike and do not disturb each other.
     """
-    size = math.prod(shape) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * dtype.itemsize
     try:
         if size < _PLACED:
             return np.empty(shape, dtype)
@@ -187,7 +191,7 @@ def check_out(
     operation: str,
     out: Any,
     shape: Shape,
-    dtype: npt.DTypeLike,
+    dtype: DType,
     inputs: Sequence[npt.ArrayLike | None],
     in_place: npt.ArrayLike | None = None,
     name: str = "out",
@@ -202,7 +206,7 @@ def check_out(
         raise TypeError(f"{operation}: {name} must be a NumPy array. Received: {type(out).__name__}")
     target = view(operation, name, out)
     if target.dtype != dtype:
-        raise TypeError(f"{operation}: {name} must have dtype {np.dtype(dtype)}. Received: dtype {target.dtype}")
+        raise TypeError(f"{operation}: {name} must have dtype {dtype}. Received: dtype {target.dtype}")
     if target.shape != shape:
         raise ValueError(f"{operation}: {name} must have shape {shape}. Received: {name}.shape={target.shape}")
     if not (target.flags.c_contiguous and target.flags.aligned):
@@ -234,7 +238,7 @@ def result(
     out: npt.NDArray[Any] | None,
     shape: Shape,
     inputs: Sequence[npt.ArrayLike | None],
-    dtype: npt.DTypeLike = np.float32,
+    dtype: DType = FLOAT32,
     in_place: npt.ArrayLike | None = None,
 ) -> npt.NDArray[Any]:
     """`out` after its checks, or a new array."""
@@ -248,7 +252,7 @@ def result(
 def all_results(
     operation: str,
     out: Sequence[npt.NDArray[Any] | None] | None,
-    wanted: Sequence[tuple[Shape, npt.DTypeLike]],
+    wanted: Sequence[tuple[Shape, DType]],
     inputs: Sequence[npt.ArrayLike | None],
 ) -> list[npt.NDArray[Any]]:
     """`results` where every one is wanted."""
@@ -258,7 +262,7 @@ def all_results(
 def results(
     operation: str,
     out: Sequence[npt.NDArray[Any] | None] | None,
-    wanted: Sequence[tuple[Shape, npt.DTypeLike] | None],
+    wanted: Sequence[tuple[Shape, DType] | None],
     inputs: Sequence[npt.ArrayLike | None],
 ) -> list[npt.NDArray[Any] | None]:
     """One array for each (shape, dtype) wanted, None for None; `out` is a sequence of as many arrays or Nones."""

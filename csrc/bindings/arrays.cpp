@@ -158,23 +158,25 @@ void Operands::invalid(const std::string& rule, const std::string& received) con
 }
 
 Operands::Raw Operands::take(const py::object& object, const char* name, Dtype dtype, bool written) {
-  const std::string subject = std::string(operation_) + ": " + name;
+  const auto refuse = [&](PyObject* type, const std::string& what) {
+    raise(type, std::string(operation_) + ": " + name + what);
+  };
   if (!py::isinstance<py::array>(object))
-    raise(PyExc_TypeError, subject + " must be a NumPy array of " + dtype.name +
-                               ". Received: " + std::string(py::str(py::type::of(object).attr("__name__"))));
+    refuse(PyExc_TypeError, std::string(" must be a NumPy array of ") + dtype.name +
+                                ". Received: " + std::string(py::str(py::type::of(object).attr("__name__"))));
   const auto array = py::reinterpret_borrow<py::array>(object);
   const py::dtype actual = array.dtype();
   const bool native = actual.byteorder() == '=' || actual.byteorder() == '|';
   if (actual.kind() != dtype.kind || actual.itemsize() != dtype.size || !native)
-    raise(PyExc_TypeError,
-          subject + " must have dtype " + dtype.name + ". Received: dtype " + std::string(py::str(actual)));
+    refuse(PyExc_TypeError,
+           std::string(" must have dtype ") + dtype.name + ". Received: dtype " + std::string(py::str(actual)));
   constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
   if ((array.flags() & py::array::c_style) == 0 || (array.flags() & kAligned) == 0)
-    raise(PyExc_ValueError, subject + " must be C-contiguous and aligned. Received: strides " +
-                                shape_text(Shape(array.strides(), array.strides() + array.ndim())) + " for shape " +
-                                shape_text(Shape(array.shape(), array.shape() + array.ndim())));
+    refuse(PyExc_ValueError, " must be C-contiguous and aligned. Received: strides " +
+                                 shape_text(Shape(array.strides(), array.strides() + array.ndim())) + " for shape " +
+                                 shape_text(Shape(array.shape(), array.shape() + array.ndim())));
   if (written && !array.writeable())
-    raise(PyExc_ValueError, subject + " is written and must be writable. Received: a read-only array");
+    refuse(PyExc_ValueError, " is written and must be writable. Received: a read-only array");
   const char* begin = static_cast<const char*>(array.data());
   ranges_.push_back({name, begin, begin + array.nbytes(), written, nullptr});
   // The flag was checked above where it matters; const arrays are only read.

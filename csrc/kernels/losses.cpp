@@ -56,12 +56,82 @@ FASTBN_INLINE void store_n(float* p, vfloat v, int64_t n) {
 }
 FASTBN_INLINE int64_t chunk(int64_t columns, int64_t c) { return columns - c < kLanes ? columns - c : kLanes; }
 
+// The first arg-max of rows that lie across, as NumPy: the first NaN where there is one.
+FASTBN_INLINE vint first_arg_max_across(const vfloat* x, int64_t columns) {
+  vfloat max = broadcast(-__builtin_inff());
+  vint at{}, nan = broadcast_int(-1);
+  for (int64_t c = 0; c < columns; ++c) {
+    const vint number = broadcast_int((int32_t)c);
+    at = x[c] > max ? number : at;
+    max = x[c] > max ? x[c] : max;
+    nan = ((x[c] != x[c]) & (nan < 0)) ? number : nan;
+  }
+  return nan < 0 ? at : nan;
+}
+
+// loss = total * log(sum) + distance with total = sum_k t_k, distance = sum_k t_k (max - x_k).
+FASTBN_INLINE vfloat loss_of(vfloat total, vfloat sum, vfloat distance) { return fma(total, log(sum), distance); }
+FASTBN_INLINE vfloat distance_of(vfloat x, vfloat weight, vfloat max) {
+  return weight != vfloat{} ? weight * (max - x) : vfloat{};
+}
+
+// Rows of at most kMostAcross columns.
+template <bool Classes>
+FASTBN_INLINE void cross_entropy_across(int64_t rows, int64_t columns, const float* logits, const int32_t* classes,
+                                        const float* targets, float scale, float* loss, float* probabilities,
+                                        float* dlogits, uint8_t* correct) {
+  for (int64_t begin = 0; begin < rows; begin += kLanes) {
+    const int64_t block = chunk(rows, begin), first = begin * columns;
+    vfloat x[kMostAcross], weights[Classes ? 1 : kMostAcross];
+    read_across(logits + first, columns, block, columns, x);
+    vint label{};
+    vfloat total = broadcast(1.0f), distance;
+    const vfloat max = max_across(x, columns);
+    if constexpr (Classes) {  // a number that is no class equals no column's
+      if (block == kLanes) {
+        label = load_int(classes + begin);
+      } else {
+        for (int64_t i = 0; i < block; ++i) label[i] = read_class(classes + begin + i, columns);
+      }
+      vfloat own = broadcast(__builtin_nanf(""));
+      for (int64_t c = 0; c < columns; ++c) own = label == broadcast_int((int32_t)c) ? x[c] : own;
+      distance = max - own;
+    } else {
+      read_across(targets + first, columns, block, columns, weights);
+      total = distance = vfloat{};
+      for (int64_t c = 0; c < columns; ++c) {
+        total += weights[c];
+        distance += distance_of(x[c], weights[c], max);
+      }
+    }
+    if (correct) {
+      const vint expected = Classes ? label : first_arg_max_across(weights, columns);
+      store_bytes_partial(correct + begin, (first_arg_max_across(x, columns) == expected) & 1, block);
+    }
+    const vfloat sum = exp_across(x, columns, max);
+    if (loss) store_n(loss + begin, loss_of(total, sum, distance), block);
+    if (!probabilities && !dlogits) continue;
+    const vfloat factor = 1.0f / sum;
+    for (int64_t c = 0; c < columns; ++c) x[c] *= factor;
+    if (probabilities) write_across(x, probabilities + first, columns, block, columns);
+    if (!dlogits) continue;
+    for (int64_t c = 0; c < columns; ++c) {
+      const vfloat one = label == broadcast_int((int32_t)c) ? broadcast(1.0f) : vfloat{};
+      x[c] = (x[c] * total - (Classes ? one : weights[Classes ? 0 : c])) * scale;
+    }
+    write_across(x, dlogits + first, columns, block, columns);
+  }
+}
+
 template <bool Classes>
 FASTBN_INLINE void cross_entropy_rows(int64_t rows, int64_t columns, const float* logits, const int32_t* classes,
                                       const float* targets, float scale, float* loss, float* probabilities,
                                       float* dlogits, uint8_t* correct) {
-  // loss = total * log(sum) + distance with distance = sum_k t_k (max - x_k): the logarithms of a block of rows are
-  // taken together.
+  if (columns <= kMostAcross) {
+    return cross_entropy_across<Classes>(rows, columns, logits, classes, targets, scale, loss, probabilities, dlogits,
+                                         correct);
+  }
+  // The logarithms of a block of rows are taken together.
   for (int64_t begin = 0; begin < rows; begin += kLanes) {
     const int64_t block = chunk(rows, begin);
     vfloat sums = broadcast(1.0f), totals{}, distances{};
@@ -70,26 +140,6 @@ FASTBN_INLINE void cross_entropy_rows(int64_t rows, int64_t columns, const float
       const float* x = logits + at;
       const Targets<Classes> t{Classes ? read_class(classes + r, columns) : 0, Classes ? nullptr : targets + at};
       if (correct) correct[r] = first_arg_max(x, columns) == (Classes ? t.label : first_arg_max(t.row, columns));
-      const auto distance = [&](vfloat v, vfloat weight, vfloat max) {
-        return weight != vfloat{} ? weight * (max - v) : vfloat{};
-      };
-      if (columns <= kLanes) {
-        vfloat e;
-        const vfloat v = load_partial(x, columns), weight = Targets<Classes>::at(t, 0, columns);
-        const SoftmaxRow row = softmax_narrow(v, columns, &e);
-        const vfloat total = Classes ? broadcast(1.0f) : fold_sum(weight);
-        sums[i] = row.sum[0];
-        totals[i] = total[0];
-        if constexpr (Classes) {
-          distances[i] = row.max[0] - at_class(x, t.label);
-        } else if (loss) {
-          distances[i] = fold_sum(distance(v, weight, row.max))[0];
-        }
-        const vfloat p = e / row.sum;
-        if (probabilities) store_partial(probabilities + at, p, columns);
-        if (dlogits) store_partial(dlogits + at, (p * total - weight) * scale, columns);
-        continue;
-      }
       const vfloat max = row_max(x, columns);
       vfloat total = broadcast(1.0f);
       if constexpr (Classes) {
@@ -101,7 +151,7 @@ FASTBN_INLINE void cross_entropy_rows(int64_t rows, int64_t columns, const float
           const int64_t n = chunk(columns, c);
           const vfloat weight = Targets<Classes>::at(t, c, n);
           total += weight;
-          far += distance(load_n(x + c, n), weight, max);
+          far += distance_of(load_n(x + c, n), weight, max);
         }
         total = fold_sum(total);
         distances[i] = fold_sum(far)[0];
@@ -118,7 +168,7 @@ FASTBN_INLINE void cross_entropy_rows(int64_t rows, int64_t columns, const float
         if (dlogits) store_n(dlogits + at + c, (p * total - Targets<Classes>::at(t, c, n)) * scale, n);
       }
     }
-    if (loss) store_n(loss + begin, fma(totals, log(sums), distances), block);
+    if (loss) store_n(loss + begin, loss_of(totals, sums, distances), block);
   }
 }
 
@@ -132,22 +182,39 @@ void softmax_cross_entropy(int64_t rows, int64_t columns, const float* logits, c
   }
 }
 
-template <bool Classes>
-FASTBN_INLINE void cross_entropy_gradient(int64_t rows, int64_t columns, const float* probabilities,
-                                          const int32_t* classes, const float* targets, float scale, float* dlogits) {
+// p * scale everywhere, as if no column were a target, then the targets: few elements, read before they may be written.
+FASTBN_INLINE void gradient_of_classes(int64_t rows, int64_t columns, const float* probabilities,
+                                       const int32_t* classes, float scale, float* dlogits) {
+  constexpr int64_t kRows = 16;
+  for (int64_t begin = 0; begin < rows; begin += kRows) {
+    const int64_t block = rows - begin < kRows ? rows - begin : kRows, first = begin * columns;
+    int32_t label[kRows];
+    float gradient[kRows];
+    for (int64_t i = 0; i < block; ++i) {
+      label[i] = read_class(classes + begin + i, columns);
+      gradient[i] = (at_class(probabilities + first + i * columns, label[i]) - 1.0f) * scale;
+    }
+    for (int64_t i = 0; i < block * columns; i += kLanes) {
+      const int64_t n = chunk(block * columns, i);
+      store_n(dlogits + first + i, load_n(probabilities + first + i, n) * scale, n);
+    }
+    for (int64_t i = 0; i < block; ++i) {
+      if (label[i] >= 0) dlogits[first + i * columns + label[i]] = gradient[i];
+    }
+  }
+}
+
+FASTBN_INLINE void gradient_of_targets(int64_t rows, int64_t columns, const float* probabilities, const float* targets,
+                                       float scale, float* dlogits) {
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t at = r * columns;
-    const Targets<Classes> t{Classes ? read_class(classes + r, columns) : 0, Classes ? nullptr : targets + at};
-    vfloat total = broadcast(1.0f);
-    if constexpr (!Classes) {
-      total = vfloat{};
-      for (int64_t c = 0; c < columns; c += kLanes) total += Targets<Classes>::at(t, c, chunk(columns, c));
-      total = fold_sum(total);
-    }
+    vfloat total{};
+    for (int64_t c = 0; c < columns; c += kLanes) total += load_n(targets + at + c, chunk(columns, c));
+    total = fold_sum(total);
     for (int64_t c = 0; c < columns; c += kLanes) {
       const int64_t n = chunk(columns, c);
       const vfloat p = load_n(probabilities + at + c, n);
-      store_n(dlogits + at + c, (p * total - Targets<Classes>::at(t, c, n)) * scale, n);
+      store_n(dlogits + at + c, (p * total - load_n(targets + at + c, n)) * scale, n);
     }
   }
 }
@@ -155,9 +222,9 @@ FASTBN_INLINE void cross_entropy_gradient(int64_t rows, int64_t columns, const f
 void softmax_cross_entropy_backward(int64_t rows, int64_t columns, const float* probabilities, const int32_t* classes,
                                     const float* targets, float scale, float* dlogits) {
   if (classes) {
-    cross_entropy_gradient<true>(rows, columns, probabilities, classes, targets, scale, dlogits);
+    gradient_of_classes(rows, columns, probabilities, classes, scale, dlogits);
   } else {
-    cross_entropy_gradient<false>(rows, columns, probabilities, classes, targets, scale, dlogits);
+    gradient_of_targets(rows, columns, probabilities, targets, scale, dlogits);
   }
 }
 

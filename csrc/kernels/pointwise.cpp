@@ -48,13 +48,18 @@ void activation_backward(int64_t rows, int64_t columns, int64_t stride, int32_t 
 }
 
 void softmax_forward(int64_t rows, int64_t columns, int64_t stride, const float* x, float* y) {
-  for (int64_t r = 0; r < rows; ++r, x += stride, y += stride) {
-    if (columns <= kLanes) {
-      vfloat e;
-      const SoftmaxRow row = softmax_narrow(load_partial(x, columns), columns, &e);
-      store_partial(y, e / row.sum, columns);
-      continue;
+  if (columns <= kMostAcross) {
+    for (int64_t r = 0; r < rows; r += kLanes) {
+      const int64_t block = rows - r < kLanes ? rows - r : kLanes;
+      vfloat e[kMostAcross];
+      read_across(x + r * stride, stride, block, columns, e);
+      const vfloat factor = 1.0f / exp_across(e, columns, max_across(e, columns));
+      for (int64_t c = 0; c < columns; ++c) e[c] *= factor;
+      write_across(e, y + r * stride, stride, block, columns);
     }
+    return;
+  }
+  for (int64_t r = 0; r < rows; ++r, x += stride, y += stride) {
     const vfloat factor = 1.0f / row_exp(x, columns, row_max(x, columns), y);
     for_each_vector(1, columns, columns, [&](int64_t i, auto n) { store_n(y + i, load_n(y + i, n) * factor, n); });
   }

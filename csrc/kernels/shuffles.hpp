@@ -176,5 +176,65 @@ FASTBN_INLINE void load_columns_partial(const float* from, int64_t row, int64_t 
 #endif
 }
 
+// to[l * row + q] = columns[q][l]; the columns are shuffled on the way.
+FASTBN_INLINE void store_columns(float* to, int64_t row, vfloat (&columns)[kColumnsAtOnce]) {
+#if FASTBN_LANES == 8
+  transpose_halves(columns[0], columns[1], columns[2], columns[3]);
+  for (int l = 0; l < 4; ++l) {
+    const __m256 both = (__m256)columns[l];
+    _mm_storeu_ps(to + l * row, _mm256_castps256_ps128(both));
+    _mm_storeu_ps(to + (l + 4) * row, _mm256_extractf128_ps(both, 1));
+  }
+#else
+  transpose(columns);
+  for (int l = 0; l < kLanes; ++l) store(to + l * row, columns[l]);
+#endif
+}
+// The first `rows` rows and `depth` columns of them; other memory is not touched.
+FASTBN_INLINE void store_columns_partial(float* to, int64_t row, int64_t rows, int64_t depth,
+                                         vfloat (&columns)[kColumnsAtOnce]) {
+#if FASTBN_LANES == 8
+  transpose_halves(columns[0], columns[1], columns[2], columns[3]);
+  for (int64_t l = 0; l < rows; ++l) {
+    const vfloat both = columns[l % 4];
+    store_partial(to + l * row, l < 4 ? both : join_halves<true>(both, both), depth);
+  }
+#else
+  transpose(columns);
+  for (int64_t l = 0; l < rows; ++l) store_partial(to + l * row, columns[l], depth);
+#endif
+}
+
+// across[q][l] = from[l * row + q], of `rows` rows, at most kLanes, and `columns` columns; the lanes of other rows are
+// anything. There is room for the last kColumnsAtOnce columns to be whole.
+FASTBN_INLINE void read_across(const float* from, int64_t row, int64_t rows, int64_t columns, vfloat* across) {
+  for (int64_t q = 0; q < columns; q += kColumnsAtOnce) {
+    vfloat next[kColumnsAtOnce];
+    int64_t at = q;
+    if (rows == kLanes && columns >= kColumnsAtOnce) {
+      if (q + kColumnsAtOnce > columns) at = columns - kColumnsAtOnce;  // some of them again
+      load_columns(from + at, row, next);
+    } else {
+      const int64_t depth = columns - q < kColumnsAtOnce ? columns - q : kColumnsAtOnce;
+      load_columns_partial(from + q, row, rows, depth, next);
+    }
+    for (int i = 0; i < kColumnsAtOnce; ++i) across[at + i] = next[i];
+  }
+}
+// The inverse of read_across; memory of other rows is not touched.
+FASTBN_INLINE void write_across(const vfloat* across, float* to, int64_t row, int64_t rows, int64_t columns) {
+  for (int64_t q = 0; q < columns; q += kColumnsAtOnce) {
+    const bool whole = rows == kLanes && columns >= kColumnsAtOnce;
+    const int64_t at = whole && q + kColumnsAtOnce > columns ? columns - kColumnsAtOnce : q;
+    vfloat next[kColumnsAtOnce];
+    for (int i = 0; i < kColumnsAtOnce; ++i) next[i] = across[at + i];
+    if (whole) {
+      store_columns(to + at, row, next);
+    } else {
+      store_columns_partial(to + q, row, rows, columns - q < kColumnsAtOnce ? columns - q : kColumnsAtOnce, next);
+    }
+  }
+}
+
 }  // namespace FASTBN_ISA
 }  // namespace fastbn

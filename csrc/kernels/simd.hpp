@@ -215,13 +215,6 @@ FASTBN_INLINE vfloat square_root(vfloat v) {
 #endif
 }
 
-// Nearest integer, ties to even, as float; |v| < 2^22.
-FASTBN_INLINE vfloat round_even(vfloat v) {
-  const vfloat magic = broadcast(12582912.0f);  // 1.5 * 2^23
-  return (v + magic) - magic;
-}
-FASTBN_INLINE vint to_int(vfloat v) { return __builtin_convertvector(v, vint); }
-
 // g++ 12 makes wide conversions by __builtin_convertvector from narrower ones, by way of memory: named instructions
 // instead.
 FASTBN_INLINE vdouble to_double(vhalf v) {

@@ -1,24 +1,29 @@
-// Softmax of one row, shared by the activation and the loss; included by kernel bodies only.
+// Softmax of rows, shared by the activation and the loss; included by kernel bodies only.
 #pragma once
 
+#include "shuffles.hpp"
 #include "vector_math.hpp"
 
 namespace fastbn {
 namespace FASTBN_ISA {
 
-struct SoftmaxRow {
-  vfloat max;  // in every lane, NaN left out
-  vfloat sum;  // of exp(x - max), in every lane
-};
+// Rows of so few columns are taken kLanes at a time, each in a lane of its own ("across" the vectors): one vector for
+// each column, and nothing to fold.
+inline constexpr int64_t kMostAcross = 4 * kLanes;
 
-// Rows of at most kLanes columns: e = exp(x - max), 0 past the end.
-FASTBN_INLINE SoftmaxRow softmax_narrow(vfloat x, int64_t columns, vfloat* e) {
-  const vint inside = first_lanes(columns);
-  x = inside ? x : broadcast(-__builtin_inff());
-  const vfloat max = fold_max(x);
-  const vfloat value = exp(x - max);
-  *e = inside ? value : vfloat{};
-  return {max, fold_sum(*e)};
+FASTBN_INLINE vfloat max_across(const vfloat* x, int64_t columns) {
+  vfloat max = broadcast(-__builtin_inff());
+  for (int64_t c = 0; c < columns; ++c) max = x[c] > max ? x[c] : max;
+  return max;
+}
+// x = exp(x - max); the sum.
+FASTBN_INLINE vfloat exp_across(vfloat* x, int64_t columns, vfloat max) {
+  vfloat sum{};
+  for (int64_t c = 0; c < columns; ++c) {
+    x[c] = exp_of_negative(x[c] - max);
+    sum += x[c];
+  }
+  return sum;
 }
 
 // The greatest element of a row, in every lane; NaN left out.
@@ -45,14 +50,14 @@ FASTBN_INLINE vfloat row_exp(const float* x, int64_t columns, vfloat max, float*
     const int64_t end = columns - c < kBlock ? columns - kLanes : c + kBlock - kLanes;
     vfloat block{};
     for (; c <= end; c += kLanes) {
-      const vfloat v = exp(load(x + c) - max);
+      const vfloat v = exp_of_negative(load(x + c) - max);
       if (e) store(e + c, v);
       block += v;
     }
     sum += block;
   }
   if (c < columns) {
-    const vfloat v = exp(load_partial_or(x + c, columns - c, -__builtin_inff()) - max);
+    const vfloat v = exp_of_negative(load_partial_or(x + c, columns - c, -__builtin_inff()) - max);
     if (e) store_partial(e + c, v, columns - c);
     sum += first_lanes(columns - c) ? v : vfloat{};
   }

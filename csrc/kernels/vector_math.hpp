@@ -14,15 +14,13 @@ FASTBN_INLINE vfloat from_bits(vint v) { return (vfloat)v; }
 FASTBN_INLINE vint bits(vfloat v) { return (vint)v; }
 FASTBN_INLINE vfloat absolute(vfloat v) { return from_bits(bits(v) & broadcast_int(0x7fffffff)); }
 
-// 2^n for whole n in [-126, 127].
-FASTBN_INLINE vfloat power_of_two(vint n) { return from_bits((n + 127) << 23); }
-
-// e^x = (1 + t) 2^n with whole n and t in [-0.3, 0.42]; x in [-104, 89] or NaN.
+// e^x = (1 + t) power, where power = 2^n with whole n and t in [-0.3, 0.42]; x in [-87.5, 88] or NaN.
 struct Reduced {
-  vfloat t, n;
+  vfloat t, power;
 };
 FASTBN_INLINE Reduced exp_reduced(vfloat x) {
-  const vfloat n = round_even(x * 1.44269504f);
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: a sum with it is whole, and its lowest bits are the number's
+  const vfloat shifted = fma(x, broadcast(1.44269504f), broadcast(kMagic)), n = shifted - kMagic;
   // x - n ln 2 with ln 2 in two parts; the first has 9 significant bits, so that its product with n is exact.
   const vfloat r = fma(n, broadcast(2.12194440e-4f), fma(n, broadcast(-0.693359375f), x));
   vfloat q = broadcast(0x1.6a2318p-10f);
@@ -30,21 +28,14 @@ FASTBN_INLINE Reduced exp_reduced(vfloat x) {
   q = fma(q, r, broadcast(0x1.5558f6p-5f));
   q = fma(q, r, broadcast(0x1.555490p-3f));
   q = fma(q, r, broadcast(0x1.fffffcp-2f));
-  return {fma(r * r, q, r), n};
-}
-FASTBN_INLINE vfloat scale_by_power(vfloat v, vfloat n) {
-#if defined(__AVX512F__)
-  return (vfloat)_mm512_maskz_scalef_ps(0xffff, (__m512)v, (__m512)n);
-#else
-  const vint whole = to_int(n), half = whole >> 1;  // in two steps: n may pass the range of one power
-  return v * power_of_two(half) * power_of_two(whole - half);
-#endif
+  return {fma(r * r, q, r), (vfloat)(((vuint)shifted << 23) + (127u << 23))};
 }
 
-FASTBN_INLINE vfloat exp(vfloat x) {
-  // Beyond these the result is 0 or infinity anyway.
-  const Reduced e = exp_reduced(at_most(at_least(x, -104.0f), 89.0f));
-  return scale_by_power(e.t + 1.0f, e.n);
+// e^x for x <= 0 or NaN; 0 where that is subnormal.
+FASTBN_INLINE vfloat exp_of_negative(vfloat x) {
+  constexpr float kLeast = -87.33654f;
+  const Reduced e = exp_reduced(at_least(x, kLeast));
+  return x < broadcast(kLeast) ? vfloat{} : (e.t + 1.0f) * e.power;
 }
 
 FASTBN_INLINE vfloat log(vfloat x) {
@@ -80,9 +71,8 @@ FASTBN_INLINE vfloat log(vfloat x) {
 FASTBN_INLINE vfloat sigmoid(vfloat x) {
   // Beyond these the result is subnormal, which tasks flush where a processor can, or 1; NaN stays.
   const Reduced e = exp_reduced(-at_most(at_least(x, -87.5f), 87.0f));
-  const vfloat power = scale_by_power(broadcast(1.0f), e.n), whole = power + 1.0f;
-  const vfloat sum = fma(power, e.t, whole);
-  const vfloat rest = fma(power, e.t, whole - sum) + (1.0f - (whole - power));
+  const vfloat whole = e.power + 1.0f, sum = fma(e.power, e.t, whole);
+  const vfloat rest = fma(e.power, e.t, whole - sum) + (1.0f - (whole - e.power));
   const vfloat y = 1.0f / sum;
   vfloat correction = -rest * y;
 #if FASTBN_HAS_FMA
@@ -99,7 +89,8 @@ FASTBN_INLINE vfloat tanh(vfloat x) {
   p = fma(p, u, broadcast(0x1.1106f8p-3f));
   p = fma(p, u, broadcast(-0x1.555532p-2f));
   const vfloat small = fma(x * u, p, x);
-  const vfloat large = 1.0f - 2.0f / (exp(a + a) + 1.0f);
+  const Reduced e = exp_reduced(at_most(a + a, 87.0f));  // 1 beyond
+  const vfloat large = 1.0f - 2.0f / ((e.t + 1.0f) * e.power + 1.0f);
   const vint sign = bits(x) & broadcast_int(INT32_MIN);
   return a < broadcast(0.625f) ? small : from_bits(bits(large) | sign);
 }

@@ -1,5 +1,6 @@
 #include "losses.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "checks.hpp"
@@ -18,6 +19,10 @@ void softmax_cross_entropy(int64_t rows, int64_t classes, const float* logits, c
 }
 
 void check_labels(const char* operation, const int32_t* labels, int64_t rows, int64_t classes) {
+  // One comparison of all: only where it fails is the row looked for.
+  uint32_t greatest = 0;
+  for (int64_t r = 0; r < rows; ++r) greatest = std::max(greatest, static_cast<uint32_t>(labels[r]));
+  if (greatest < static_cast<uint64_t>(classes)) return;
   for (int64_t r = 0; r < rows; ++r) {
     require(labels[r] >= 0 && labels[r] < classes, operation, ": labels must be in [0, ", classes,
             "). Received: ", labels[r], " in row ", r);

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._arrays import allocate
+from fastbn._arrays import FLOAT32, allocate
 from fastbn.costs._ceilings import VECTOR_FLOATS, Ceilings, ceilings, known_ceilings
 from fastbn.costs._table import CostRow, CostTable, Operation, Part, with_shares
 from fastbn.layers.core import InputLayer
@@ -36,7 +36,7 @@ def _data(engine: Engine, batch: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any
     if engine.input_dtype == _core.UINT8:
         x = rng.integers(0, 256, (count, *engine.input_shape), np.uint8)
     else:
-        x = allocate("costs", (count, *engine.input_shape), np.float32)
+        x = allocate("costs", (count, *engine.input_shape), FLOAT32)
         rng.random(dtype=np.float32, out=x)
     y: npt.NDArray[Any]
     if engine.training.loss.kind == _core.LOSS_SOFTMAX_CROSS_ENTROPY:
@@ -44,7 +44,7 @@ def _data(engine: Engine, batch: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any
         one_hot = engine.training.loss.labels_dtype != _core.INT32
         y = np.eye(engine.output_shape[-1], dtype=np.float32)[classes] if one_hot else classes
     else:
-        y = allocate("costs", (count, *engine.output_shape), np.float32)
+        y = allocate("costs", (count, *engine.output_shape), FLOAT32)
         rng.random(dtype=np.float32, out=y)
     return x, y, rng.permutation(count)
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._arrays import Float32, Shape, allocate
+from fastbn._arrays import FLOAT32, Float32, Shape, allocate
 from fastbn.layers.core import Activation, Dense, InputLayer, Softmax
 from fastbn.layers.images import Conv2D
 from fastbn.layers.layer import Layer, Network, Tensor
@@ -221,7 +221,7 @@ class Engine:
     def node_output(self, tensor: Tensor, x: npt.NDArray[Any]) -> Float32:
         """The value of a layer in inference mode."""
         node, shape = self.network.nodes[tensor.number], self.network.shape(tensor)
-        out = allocate("layer_outputs", (len(x), *shape), "float32")
+        out = allocate("layer_outputs", (len(x), *shape), FLOAT32)
         for begin in range(0, len(x), CHUNK):
             count = min(CHUNK, len(x) - begin)
             self.program.node_output(node, x, None, begin, count, out[begin : begin + count])
@@ -231,7 +231,7 @@ class Engine:
         """Mean and biased variance of each channel of a layer's value over x, in inference mode, merged by chunks."""
         node, shape = self.network.nodes[tensor.number], self.network.shape(tensor)
         rows = len(x) * int(np.prod(shape[:-1], dtype=np.int64))
-        value = allocate("statistics", (min(CHUNK, len(x)), *shape), "float32")
+        value = allocate("statistics", (min(CHUNK, len(x)), *shape), FLOAT32)
         shards = []
         for begin in range(0, len(x), CHUNK):
             count = min(CHUNK, len(x) - begin)

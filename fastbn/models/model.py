@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbn import _core, losses, metrics, optimizers
-from fastbn._arrays import Float32, allocate, as_float32, integer, number
+from fastbn._arrays import FLOAT32, Float32, allocate, as_float32, integer, number
 from fastbn._random import draw_seed, generator
 from fastbn.callbacks import Callback, CallbackList, History, as_callbacks
 from fastbn.layers.core import InputLayer
@@ -557,7 +557,7 @@ class Model:
         called = CallbackList(as_callbacks(callbacks), self, {"steps": -(-len(xs) // size), "verbose": 0})
         watched = called.predict_batches
         size = size if watched else max(size, CHUNK)
-        out = allocate(op, (len(xs), *engine.output_shape), "float32")
+        out = allocate(op, (len(xs), *engine.output_shape), FLOAT32)
         called.call("on_predict_begin", None)
         for batch, begin in enumerate(range(0, len(xs), size)):
             count = min(size, len(xs) - begin)

@@ -39,7 +39,7 @@ class Workspace:
         self.size = integer("Workspace", "size", size)
         if self.size < 0:
             raise ValueError(f"Workspace: size must not be negative. Received: size={self.size}")
-        memory = allocate("Workspace", (self.size + _ALIGNMENT,), np.uint8)
+        memory = allocate("Workspace", (self.size + _ALIGNMENT,), np.dtype(np.uint8))
         begin = -memory.ctypes.data % _ALIGNMENT
         self._memory = memory[begin : begin + max(self.size, 1)]  # an empty slice would begin elsewhere
         self._thread: int | None = None  # that is inside

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from fastbn import _core
 from fastbn._arrays import (
+    FLOAT32,
     Float32,
     Shape,
     as_float32,
@@ -33,6 +34,7 @@ from fastbn.ops._options import (
     first_shape,
     is_channels_first,
     on_behalf,
+    remembered,
     resolve_padding,
     to_first,
     to_last,
@@ -51,6 +53,14 @@ def _geometry(operation: str, strides: Any, padding: Any, dilation: Any, groups:
         "padding": kind,
         "pads": pads,
     }
+
+
+def _planned(
+    operation: str, x: Shape, kernel: Shape, strides: Any, padding: Any, dilation: Any, groups: Any
+) -> tuple[dict[str, Any], Shape]:
+    """The geometry, and the shape of the result."""
+    geometry = _geometry(operation, strides, padding, dilation, groups)
+    return geometry, tuple(on_behalf(operation, _core.conv2d_output_shape, x, kernel, **geometry))
 
 
 def _images(operation: str, name: str, value: npt.ArrayLike, first: bool) -> Float32:
@@ -127,10 +137,9 @@ def conv2d_forward(
     xs, ks = _images(op, "x", x, first), as_float32(op, "kernel", kernel)
     bs = optional_float32(op, "bias", bias)
     require_rank(op, "kernel", ks, 4)
-    geometry = _geometry(op, strides, padding, dilation, groups)
+    geometry, shape = remembered(_planned, op, xs.shape, ks.shape, options=(strides, padding, dilation, groups))
     code, plan = activation_code(op, activation), algorithm_code(op, algorithm)
     alpha = number(op, "alpha", alpha)
-    shape: Shape = tuple(on_behalf(op, _core.conv2d_output_shape, xs.shape, ks.shape, **geometry))
     y = result(op, out, first_shape(shape) if first else shape, (x, kernel, bias))
     target = result(op, None, shape, ()) if first else y
     _core.conv2d_forward(xs, ks, bs, target, **geometry, activation=code, alpha=alpha, algorithm=plan)
@@ -171,21 +180,19 @@ def conv2d_backward(
     check_need(op, need)
     xs, ks = _images(op, "x", x, first), as_float32(op, "kernel", kernel)
     require_rank(op, "kernel", ks, 4)
-    geometry = _geometry(op, strides, padding, dilation, groups)
+    geometry, shape = remembered(_planned, op, xs.shape, ks.shape, options=(strides, padding, dilation, groups))
     code, plan = activation_code(op, activation), algorithm_code(op, algorithm)
     alpha = number(op, "alpha", alpha)
     dys = _images(op, "dy", dy, first)
     ys = None if y is None else _images(op, "y", y, first)
     if code != _core.LINEAR and ys is None:
         raise ValueError(f"{op}: y is needed where there is an activation. Received: y=None, activation={activation!r}")
-    shape: Shape = tuple(on_behalf(op, _core.conv2d_output_shape, xs.shape, ks.shape, **geometry))
     require_shape(op, "dy", dys, shape)
     require_shape(op, "y", ys, shape)
-    f32 = "float32"
     wanted = [
-        (first_shape(xs.shape) if first else xs.shape, f32) if "x" in need else None,
-        (ks.shape, f32) if "kernel" in need else None,
-        (ks.shape[3:], f32) if "bias" in need else None,
+        (first_shape(xs.shape) if first else xs.shape, FLOAT32) if "x" in need else None,
+        (ks.shape, FLOAT32) if "kernel" in need else None,
+        (ks.shape[3:], FLOAT32) if "bias" in need else None,
     ]
     dx, dkernel, dbias = results(op, out, wanted, (dy, x, kernel, y))
     target = result(op, None, xs.shape, ()) if first and dx is not None else dx

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from fastbn import _core
 from fastbn._arrays import (
+    FLOAT32,
     Float32,
     as_float32,
     number,
@@ -92,11 +93,10 @@ def dense_backward(
     shape = xs.shape[:-1] + ks.shape[1:]
     require_shape(op, "dy", dys, shape)
     require_shape(op, "y", ys, shape)
-    f32 = "float32"
     wanted = [
-        (xs.shape, f32) if "x" in need else None,
-        (ks.shape, f32) if "kernel" in need else None,
-        (ks.shape[1:], f32) if "bias" in need else None,
+        (xs.shape, FLOAT32) if "x" in need else None,
+        (ks.shape, FLOAT32) if "kernel" in need else None,
+        (ks.shape[1:], FLOAT32) if "bias" in need else None,
     ]
     dx, dkernel, dbias = results(op, out, wanted, (dy, x, kernel, y))
     fan_in, fan_out = ks.shape

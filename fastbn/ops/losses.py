@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from fastbn import _core
 from fastbn._arrays import (
+    FLOAT32,
+    INT32,
     Float32,
     all_results,
     as_array,
@@ -31,7 +33,9 @@ def _labels(op: str, labels: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArr
     if array.shape == shape[:-1]:
         if array.dtype.kind not in "iu":
             raise TypeError(f"{op}: class numbers must be integers. Received: labels of dtype {array.dtype}")
-        return class_numbers(op, array, shape[-1]).reshape(rows)
+        if not _core.is_plain(array, INT32):  # the kernels refuse what is out of range
+            array = class_numbers(op, array, shape[-1])
+        return reshaped(array, (rows,))
     raise ValueError(
         f"{op}: labels must be class numbers of shape {shape[:-1]} or probabilities of shape {shape}. "
         f"Received: labels.shape={array.shape}"
@@ -61,7 +65,7 @@ def softmax_cross_entropy_forward(
     op = "softmax_cross_entropy_forward"
     zs, shape = _rows(op, "logits", logits)
     ts = _labels(op, labels, zs.shape)
-    loss, probabilities = all_results(op, out, [(zs.shape[:-1], "float32"), (zs.shape, "float32")], (logits, labels))
+    loss, probabilities = all_results(op, out, [(zs.shape[:-1], FLOAT32), (zs.shape, FLOAT32)], (logits, labels))
     _core.softmax_cross_entropy_forward(reshaped(zs, shape), ts, loss.reshape(shape[0]), reshaped(probabilities, shape))
     return loss, probabilities
 

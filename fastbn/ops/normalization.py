@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from fastbn import _core
 from fastbn._arrays import (
+    FLOAT32,
+    FLOAT64,
     Float32,
     Float64,
     Shape,
@@ -66,7 +68,7 @@ class _Axis:
         """The matrix that a result of x's shape is computed into."""
         if array is None or self.is_matrix:
             return array
-        return array.reshape(self.matrix_shape) if self.last else allocate(self.operation, self.matrix_shape, "float32")
+        return array.reshape(self.matrix_shape) if self.last else allocate(self.operation, self.matrix_shape, FLOAT32)
 
     def finish(self, array: Float32 | None, target: Float32 | None) -> None:
         if array is not None and target is not None and not self.last:
@@ -120,7 +122,7 @@ def batch_norm_forward(
     gs, bs, rs = view.vector("gamma", gamma), view.vector("beta", beta), view.take("residual", residual)
     code = activation_code(op, activation)
     epsilon, alpha = number(op, "epsilon", epsilon), number(op, "alpha", alpha)
-    wanted = [(view.shape, "float32"), ((view.channels,), "float64"), ((view.channels,), "float64")]
+    wanted = [(view.shape, FLOAT32), ((view.channels,), FLOAT64), ((view.channels,), FLOAT64)]
     y, mean, variance = all_results(op, out, wanted, (x, gamma, beta, residual))
     target = view.target(y)
     _core.batch_norm_forward(xs, gs, bs, rs, target, mean, variance, epsilon, code, alpha)
@@ -232,8 +234,8 @@ def batch_norm_backward(
     op = "batch_norm_backward"
     b = _Backward(op, dy, x, gamma, mean, variance, beta, axis, epsilon, y, activation, alpha, residual)
     view = b.view
-    vector = ((view.channels,), "float32")
-    wanted = [(view.shape, "float32"), vector, vector] + [(view.shape, "float32")] * bool(residual)
+    vector = ((view.channels,), FLOAT32)
+    wanted = [(view.shape, FLOAT32), vector, vector] + [(view.shape, FLOAT32)] * bool(residual)
     arrays = results(op, out, wanted, (dy, x, gamma, mean, variance, beta, y))
     dx, dgamma, dbeta = arrays[:3]
     dresidual = arrays[3] if residual else None
@@ -368,8 +370,8 @@ def batch_norm_backward_apply(
     view = b.view
     s1, s2 = view.statistic("sum_dy", sum_dy), view.statistic("sum_dy_xc", sum_dy_xc)
     rows = integer(op, "total_rows", total_rows)
-    dx = allocate(op, view.shape, "float32")
-    dresidual = allocate(op, view.shape, "float32") if residual else None
+    dx = allocate(op, view.shape, FLOAT32)
+    dresidual = allocate(op, view.shape, FLOAT32) if residual else None
     to_x, to_residual = view.target(dx), view.target(dresidual)
     _core.batch_norm_backward_apply(*b.arrays, s1, s2, rows, to_x, to_residual, *b.options)
     view.finish(dx, to_x)

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from fastbn import _core
 from fastbn._arrays import (
+    FLOAT32,
+    INT32,
     Float32,
     Shape,
     all_results,
@@ -27,12 +29,14 @@ from fastbn.ops._options import (
     first_shape,
     is_channels_first,
     on_behalf,
+    remembered,
     resolve_padding,
     to_first,
     to_last,
 )
 
 Index = npt.NDArray[Any]
+_INDEX, _WIDE_INDEX = np.dtype(np.uint8), INT32
 
 
 def _geometry(op: str, pool_size: Any, strides: Any, padding: Any) -> dict[str, Any]:
@@ -44,6 +48,13 @@ def _geometry(op: str, pool_size: Any, strides: Any, padding: Any) -> dict[str, 
         "padding": kind,
         "pads": pads,
     }
+
+
+def _planned(op: str, x: Shape, pool_size: Any, strides: Any, padding: Any) -> tuple[dict[str, Any], Shape, bool]:
+    """The geometry, the shape of the result, and whether indices need more than a byte."""
+    geometry = _geometry(op, pool_size, strides, padding)
+    extents, wide = on_behalf(op, _core.pool2d_output_shape, x, **geometry)
+    return geometry, tuple(extents), bool(wide)
 
 
 def _images(op: str, name: str, value: npt.ArrayLike, first: bool) -> Float32:
@@ -90,12 +101,10 @@ def max_pool2d_forward(
     op = "max_pool2d_forward"
     first = is_channels_first(op, data_format)
     xs = _images(op, "x", x, first)
-    geometry = _geometry(op, pool_size, strides, padding)
-    extents, wide = on_behalf(op, _core.pool2d_output_shape, xs.shape, **geometry)
-    shape: Shape = tuple(extents)
+    geometry, shape, wide = remembered(_planned, op, xs.shape, options=(pool_size, strides, padding))
     outer = first_shape(shape) if first else shape
-    index_dtype = np.int32 if wide else np.uint8
-    y, index = all_results(op, out, [(outer, "float32"), (outer, index_dtype)], (x,))
+    index_dtype = _WIDE_INDEX if wide else _INDEX
+    y, index = all_results(op, out, [(outer, FLOAT32), (outer, index_dtype)], (x,))
     if first:
         y_last, index_last = np.empty(shape, np.float32), np.empty(shape, index_dtype)
         _core.max_pool2d_forward(xs, y_last, index_last, **geometry)
@@ -126,17 +135,16 @@ def max_pool2d_backward(
     op = "max_pool2d_backward"
     first = is_channels_first(op, data_format)
     shape = _x_shape(op, x_shape, first)
-    geometry = _geometry(op, pool_size, strides, padding)
+    geometry, extents, wide = remembered(_planned, op, shape, options=(pool_size, strides, padding))
     dys = _images(op, "dy", dy, first)
     chosen = as_array(op, "index", index)
     require_rank(op, "index", chosen, 4)
-    extents, wide = on_behalf(op, _core.pool2d_output_shape, shape, **geometry)
-    dtype = np.dtype(np.int32 if wide else np.uint8)
+    dtype = _WIDE_INDEX if wide else _INDEX
     if chosen.dtype != dtype:
         raise TypeError(f"{op}: index must have dtype {dtype} for this window. Received: dtype {chosen.dtype}")
     chosen = to_last(chosen) if first else np.ascontiguousarray(chosen)
-    require_shape(op, "dy", dys, tuple(extents))
-    require_shape(op, "index", chosen, tuple(extents))
+    require_shape(op, "dy", dys, extents)
+    require_shape(op, "index", chosen, extents)
     dx, target = _result(op, out, shape, first, (dy, index))
     _core.max_pool2d_backward(dys, chosen, target, **geometry)
     return _finish(dx, target)
@@ -158,8 +166,7 @@ def avg_pool2d_forward(
     op = "avg_pool2d_forward"
     first = is_channels_first(op, data_format)
     xs = _images(op, "x", x, first)
-    geometry = _geometry(op, pool_size, strides, padding)
-    shape: Shape = tuple(on_behalf(op, _core.pool2d_output_shape, xs.shape, **geometry)[0])
+    geometry, shape, _ = remembered(_planned, op, xs.shape, options=(pool_size, strides, padding))
     y, target = _result(op, out, shape, first, (x,))
     _core.avg_pool2d_forward(xs, target, **geometry)
     return _finish(y, target)
@@ -182,9 +189,9 @@ def avg_pool2d_backward(
     op = "avg_pool2d_backward"
     first = is_channels_first(op, data_format)
     shape = _x_shape(op, x_shape, first)
-    geometry = _geometry(op, pool_size, strides, padding)
+    geometry, extents, _ = remembered(_planned, op, shape, options=(pool_size, strides, padding))
     dys = _images(op, "dy", dy, first)
-    require_shape(op, "dy", dys, tuple(on_behalf(op, _core.pool2d_output_shape, shape, **geometry)[0]))
+    require_shape(op, "dy", dys, extents)
     dx, target = _result(op, out, shape, first, (dy,))
     _core.avg_pool2d_backward(dys, target, **geometry)
     return _finish(dx, target)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from fastbn import _core
-from fastbn._arrays import Float32, as_float32, check_out, integer, number, require_shape
+from fastbn._arrays import FLOAT32, Float32, as_float32, check_out, integer, number, require_shape
 
 
 def _optimizer(op: str, kind: int, **settings: float) -> _core.Optimizer:
@@ -31,7 +31,7 @@ def _update(
     for name, array in {"w": w, **slots}.items():
         if array is None:
             raise ValueError(f"{op}: {name} is needed with these settings. Received: {name}=None")
-        arrays.append(check_out(op, array, shape, "float32", written, name=name))
+        arrays.append(check_out(op, array, shape, FLOAT32, written, name=name))
         written.append(array)
     require_shape(op, "g", gradient, shape)
     flat = [array.reshape(array.size) for array in arrays]

@@ -52,6 +52,21 @@ def test_labels_of_any_kind_give_the_same_bits():
         assert_same(ops.softmax_cross_entropy_backward(p, t), dlogits)
 
 
+@pytest.mark.parametrize("classes", [1, 3, 10, 16, 33, 64, 70])
+def test_a_sample_has_the_same_bits_wherever_it_stands(classes, isa):
+    data = Data("alone")
+    logits, labels = 3 * data.array(37, classes), data.labels(37, classes)
+    loss, p = ops.softmax_cross_entropy_forward(logits, labels)
+    dlogits, y = ops.softmax_cross_entropy_backward(p, labels), ops.activation_forward(logits, "softmax")
+    for first, end in ((0, 1), (3, 4), (5, 36), (16, 24)):
+        part = slice(first, end)
+        found = ops.softmax_cross_entropy_forward(logits[part], labels[part])
+        assert_same(found[0], loss[part])
+        assert_same(found[1], p[part])
+        assert_same(ops.softmax_cross_entropy_backward(p[part], labels[part]), dlogits[part])
+        assert_same(ops.activation_forward(logits[part], "softmax"), y[part])
+
+
 @pytest.mark.parametrize("scale", [1.0, 100.0, 1e4, 1e30])
 def test_cross_entropy_is_stable(scale, isa):
     logits = (np.array([[2, 1, 0], [0, 0, 0], [-1, 0, -3]]) * scale).astype(np.float32)

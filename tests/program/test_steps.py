@@ -10,6 +10,7 @@ from cases.networks import BY_NAME, CASES, CROSS_ENTROPY
 from cases.optimizers import OPTIMIZERS
 from harness.compare import assert_same, assert_within
 from harness.programs import Program
+from oracles.network import Layer
 
 # Of the largest element of a tensor. Rounding passes through every layer between loss and parameter; batch-norm over a
 # dozen samples multiplies it.
@@ -226,3 +227,25 @@ def test_moving_statistics_after_many_steps():
     after = program.get()
     for name in state:
         assert_close(after[name], parameters[name], name)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7, 10, 16, 17, 40, 64, 70])
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_the_first_greatest_logit_is_the_prediction(classes, one_hot, isa):
+    """Ties, infinities and NaN as NumPy's argmax has them, one sample at a time and all at once."""
+    rng = np.random.default_rng(classes)
+    x = rng.integers(-1, 2, (61, classes)).astype(np.float32)  # many ties
+    x[rng.random(x.shape) < 0.05] = np.inf
+    x[rng.random(x.shape) < 0.05] = -np.inf
+    x[rng.random(x.shape) < 0.05] = np.nan
+    x[1], x[2] = -np.inf, np.nan
+    greatest = x.argmax(axis=-1)
+    hit = rng.random(61) < 0.5
+    labels = np.where(hit, greatest, (greatest + 1) % classes).astype(np.int32)
+    expected = labels == greatest
+    targets = oracles.one_hot(labels, classes).astype(np.float32) if one_hot else labels
+    layers = [Layer("input", "input", shape=(classes,)), Layer("activation", "linear", activation="linear")]
+    program = Program(layers, CROSS_ENTROPY, max_batch=61, one_hot=one_hot)
+    assert program.evaluate(x, targets)[2] == expected.sum()
+    for i in range(61):
+        assert program.evaluate(x[i : i + 1], targets[i : i + 1])[2] == expected[i]

@@ -8,7 +8,7 @@ from fastbn import _arrays, ops
 
 @pytest.mark.parametrize("shape", [(1 << 18,), (3, 100_003), (2, 300, 300, 7)])
 def test_large_results_begin_with_a_cache_line(shape):
-    for dtype in (np.float32, np.float64):
+    for dtype in (_arrays.FLOAT32, _arrays.FLOAT64):
         array = _arrays.allocate("test", shape, dtype)
         assert array.ctypes.data % 64 == 0
         assert array.shape == shape
@@ -21,4 +21,4 @@ def test_large_results_begin_with_a_cache_line(shape):
 
 def test_a_result_beyond_memory_is_refused_by_name():
     with pytest.raises(MemoryError, match="test: a result does not fit into memory"):
-        _arrays.allocate("test", (1 << 40, 1 << 20), np.float32)
+        _arrays.allocate("test", (1 << 40, 1 << 20), _arrays.FLOAT32)
