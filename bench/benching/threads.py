@@ -54,7 +54,7 @@ def on_one_and_two(call: Callable[[], object], pairs: int = 9, block: float = 2e
 def assert_not_slower(call: Callable[[], object]) -> Times:
     """Measured again where it looks slower."""
     ratios = []
-    for pairs in (5, 15, 45):
+    for pairs in (25, 75):
         times = on_one_and_two(call, pairs)
         if times.ratio <= NOISE:
             return times

@@ -711,7 +711,9 @@ void pack_transposed(const float* source, int64_t row, int64_t k, int64_t n, int
   }
 }
 
-// A vector that reaches beyond its tile is stored all the same: the next p is stored over it.
+// A vector that reaches beyond its tile is stored all the same: the next p is stored over it. The m rows that follow
+// are fetched, each line with the first tile that begins in it: they are packed next, and no stream of the processor's
+// own follows so short pieces.
 void pack_rows(const float* source, int64_t row, int64_t k, int64_t m, int64_t tile, float* packed) {
   constexpr int64_t kRows = kTileRows[1], kWhole = (kRows + kLanes - 1) / kLanes * kLanes;
   for (int64_t i = 0; i < m; i += kRows, packed += tile) {
@@ -719,6 +721,7 @@ void pack_rows(const float* source, int64_t row, int64_t k, int64_t m, int64_t t
     const int64_t left = m - i;
     if (left >= kWhole) {
       for (int64_t p = 0; p < k; ++p) {
+        if (i % kLineFloats < kRows) __builtin_prefetch(from + m + p * row, 0, 2);
         FASTBN_UNROLL
         for (int64_t j = 0; j < kWhole; j += kLanes) store(packed + p * kRows + j, load(from + p * row + j));
       }

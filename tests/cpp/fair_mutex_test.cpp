@@ -72,6 +72,7 @@ void test_all_get_on() {
   std::atomic<int> reads{0};
   int value = 0;
   std::vector<std::thread> readers;
+  readers.reserve(kReaders);
   for (int i = 0; i < kReaders; ++i) {
     readers.emplace_back([&] {
       while (!done) {
