@@ -67,6 +67,10 @@ constexpr int kAtOnce = 2;
 static_assert(kAtOnce * kNextFloats == kLineFloats);
 constexpr int64_t kBeside = sizeof(float), kPacked = kTileRows[1] * sizeof(float);  // bytes between columns of A
 
+// Rows of W in panels that a call reads once are fetched so many rows ahead: the processor's own streams end with
+// pages.
+constexpr int64_t kRowsAhead = 48;
+
 // Tiles one after another, each as far from the one before: where the rows of the first are, in bytes from A's first
 // element and in floats from C's, and how far the next tile's. p's that do not fetch C fetch kNextFloats each of
 // g.next, from tile `first` of the call on.
@@ -251,8 +255,9 @@ constexpr int64_t kProductsOfShort = 192;
 using Tiles = void (*)(const GemmArgs&, const TileRows&);
 
 // Tiles of whole vectors from zero or the bias, columns of A and rows of B constants apart, without an end of their
-// own: what a tile costs beside its products counts where these are few. Fetches the C of the tile that follows.
-template <int MR, int NV, int ColumnBytes, int RowFloats>
+// own: what a tile costs beside its products counts where these are few. Fetches the C of the tile that follows. Once:
+// B is read by one tile only.
+template <int MR, int NV, int ColumnBytes, int RowFloats, bool Once = false>
 __attribute__((noinline)) void plain_tiles(const GemmArgs& g, const TileRows& at) {
   alignas(64) static const float kZeros[NV * kLanes] = {};
   const char* a_tile = (const char*)g.a + at.a[0];
@@ -275,6 +280,7 @@ __attribute__((noinline)) void plain_tiles(const GemmArgs& g, const TileRows& at
         FASTBN_UNROLL
         for (int q = 0; q < count.value; ++q) {
           vfloat row[NV];
+          if constexpr (Once) __builtin_prefetch(b + (q + kRowsAhead) * RowFloats);
           FASTBN_UNROLL
           for (int v = 0; v < NV; ++v) row[v] = load(b + q * RowFloats + v * kLanes);
           FASTBN_UNROLL
@@ -319,7 +325,9 @@ FASTBN_INLINE Tiles plain_tiles_for(const GemmArgs& g) {
     const int64_t a_step = g.a_col * (int64_t)sizeof(float);
     if (a_step == kBeside && g.b_row == NV * kLanes) return plain_tiles<MR, NV, kBeside, NV * kLanes>;
     if (a_step == kPacked && g.b_row == NV * kLanes) return plain_tiles<MR, NV, kPacked, NV * kLanes>;
-    if (a_step == kBeside && g.b_row == kWidePanel) return plain_tiles<MR, NV, kBeside, kWidePanel>;
+    if (a_step == kBeside && g.b_row == kWidePanel) {
+      return g.m <= MR ? plain_tiles<MR, NV, kBeside, kWidePanel, true> : plain_tiles<MR, NV, kBeside, kWidePanel>;
+    }
   }
   return nullptr;
 }
@@ -531,7 +539,7 @@ FASTBN_INLINE void outer_block(const float* a, int64_t a_col, const float* b, in
   }
 }
 
-// K rows of B, two vectors of each, stay in registers; the rows of C go by.
+// K rows of B, two vectors of each, stay in registers; the rows of C go by, fetched ahead.
 template <int K>
 void outer_rows(const float* a, int64_t a_col, const float* b, int64_t b_row, int64_t m, float* c, int64_t c_row,
                 const GemmUpdate* update, int64_t from_first) {
@@ -545,6 +553,7 @@ void outer_rows(const float* a, int64_t a_col, const float* b, int64_t b_row, in
   const auto rows = [&](auto finish) __attribute__((always_inline)) {
     for (int64_t i = 0; i < m; ++i) {
       vfloat sum[NV] = {};
+      __builtin_prefetch(c + (i + kRowsAhead) * c_row, 1);
       FASTBN_UNROLL
       for (int p = 0; p < K; ++p) {
         const vfloat element = broadcast(a[p * a_col + i]);
