@@ -38,6 +38,47 @@ bool takes_blocks(const Axis& y, const Axis& x, int64_t width) {
          outside <= kernels().convolution.columns_outside;
 }
 
+// Pixels that lie a multiple of 2 KiB apart fall into few sets of the caches, and rows of them drive each other out.
+// They are copied, a slice of their channels at a time, to where they lie side by side, as many rows as stay in the
+// cache.
+constexpr int64_t kSlice = 64, kSliceFloats = 1 << 14;
+constexpr char kSlicesText[] = ", slices of 64 channels copied";
+
+bool copies_slices(int64_t channels) { return channels * int64_t{sizeof(float)} % 2048 == 0; }
+
+int64_t source_rows(int64_t rows, int64_t stride) { return (rows - 1) * stride + 3; }
+
+// Output rows whose sources, and `beside` more pixels for each row, are copied at once.
+int64_t rows_of_slice(int64_t width, int64_t stride, int64_t beside) {
+  const int64_t pixels = kSliceFloats / kSlice - source_rows(0, stride) * width;
+  return std::max<int64_t>(1, pixels / (stride * width + beside));
+}
+int64_t slice_floats(int64_t width, int64_t stride, int64_t beside) {
+  const int64_t rows = rows_of_slice(width, stride, beside);
+  return (source_rows(rows, stride) * width + rows * beside + 9) * kSlice;  // and a slice of the taps
+}
+
+void copy_slice(const float* from, int64_t channels, int64_t pixels, float* to) {
+  for (int64_t i = 0; i < pixels; ++i) std::copy_n(from + i * channels, kSlice, to + i * kSlice);
+}
+
+// Copies a slice of the sources of output rows `q`, those inside the image, and lets a block read it.
+template <class Block>
+float* copy_sources(const float* x, int64_t channels, const Axis& up, const Axis& along, int64_t height, int64_t width,
+                    Range q, float* to, Block* block) {
+  const int64_t first = q.begin * up.stride + up.base, end = first + source_rows(q.size(), up.stride);
+  const int64_t begin = std::clamp<int64_t>(first, 0, height), inside = std::clamp(end, begin, height) - begin;
+  copy_slice(x + begin * width * channels, channels, inside * width, to);
+  block->x = to;
+  block->channels = kSlice;
+  block->x_up = width * kSlice;
+  block->origin = (first - begin) * block->x_up + along.base * kSlice;
+  block->rows = q.size();
+  block->row_begin = -first;
+  block->row_end = height - first;
+  return to + inside * width * kSlice;
+}
+
 }  // namespace
 
 bool is_depthwise(const Conv2dGeometry& g) {
@@ -55,6 +96,7 @@ DepthwiseCorrelation::DepthwiseCorrelation(const Conv2dGeometry& geometry, bool 
   spreads = backward && g.kernel_height == 3 && g.kernel_width == 3 && g.stride_height == 2 && g.stride_width == 2 &&
             g.dilation_height == 1 && g.dilation_width == 1;
   blocks = phases_y == 1 && phases_x == 1 && takes_blocks(axis_y(0), axis_x(0), width);
+  slices = blocks && copies_slices(g.in_channels);
   if (spreads) {
     phase_rows = (g.height + g.pad_top + 1) / 2 - g.pad_top / 2;
     taps = 9;
@@ -72,7 +114,8 @@ DepthwiseCorrelation::DepthwiseCorrelation(const Conv2dGeometry& geometry, bool 
 
 std::string DepthwiseCorrelation::tile() const {
   if (spreads) return "two rows at a time";
-  return blocks ? text(kernels().convolution.block_tile) : "row by row";
+  if (!blocks) return "row by row";
+  return text(kernels().convolution.block_tile) + (slices ? kSlicesText : "");
 }
 
 // Phase by phase: (tap, channel).
@@ -121,8 +164,7 @@ void DepthwiseCorrelation::spread(const float* dy, const float* kernel, float* d
 }
 
 void DepthwiseCorrelation::run(const float* source, const float* packed, const float* bias, int32_t activation,
-                               float alpha, float* to, Range images, Range q, Range /*units*/,
-                               float* /*scratch*/) const {
+                               float alpha, float* to, Range images, Range q, Range /*units*/, float* scratch) const {
   if (spreads) return spread(source, packed, to, images, q);
   const int64_t channels = g.in_channels, pitch = width * channels, to_pitch = to_width * channels;
   DepthwiseArgs a{};
@@ -155,7 +197,11 @@ void DepthwiseCorrelation::run(const float* source, const float* packed, const f
       block.bias = bias;
       block.activation = a.activation;
       block.alpha = alpha;
-      kernels().convolution.depthwise_block(block);
+      if (slices) {
+        run_slices(block, from, packed, bias, image_to, q, scratch);
+      } else {
+        kernels().convolution.depthwise_block(block);
+      }
     }
     for (int64_t i = q.begin; !blocks && i < q.end; ++i) {
       const float* phase = packed;
@@ -198,10 +244,31 @@ void DepthwiseCorrelation::run(const float* source, const float* packed, const f
   }
 }
 
+// `block` without what belongs to a slice.
+void DepthwiseCorrelation::run_slices(DepthwiseBlockArgs block, const float* from, const float* packed,
+                                      const float* bias, float* to, Range q, float* scratch) const {
+  const Axis up = axis_y(0), along = axis_x(0);
+  const int64_t channels = g.in_channels, most = rows_of_slice(width, up.stride, 0);
+  for (int64_t c = 0; c < channels; c += kSlice) {
+    copy_slice(packed + c, channels, 9, scratch);
+    for (Range rows{q.begin, 0}; rows.begin < q.end; rows.begin = rows.end) {
+      rows.end = std::min(q.end, rows.begin + most);
+      copy_sources(from + c, channels, up, along, height, width, rows, scratch + 9 * kSlice, &block);
+      block.w = scratch;
+      block.y = to + rows.begin * block.y_up + c;
+      block.bias = bias ? bias + c : nullptr;
+      kernels().convolution.depthwise_block(block);
+    }
+  }
+}
+
+int64_t DepthwiseCorrelation::scratch() const { return slices ? slice_floats(width, axis_y(0).stride, 0) : 0; }
+
 std::string DepthwiseFilterGradient::tile() const {
   const Axis up = forward_axis(g.out_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top);
   const Axis along = forward_axis(g.out_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left);
-  return takes_blocks(up, along, g.width) ? text(kernels().convolution.filter_block_tile) : "row by row";
+  if (!takes_blocks(up, along, g.width)) return "row by row";
+  return text(kernels().convolution.filter_block_tile) + (copies_slices(g.in_channels) ? kSlicesText : "");
 }
 
 // A granule is a band of rows of one image; its sums are chains of their own, then added.
@@ -210,7 +277,7 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
   const int64_t channels = g.in_channels, pitch = g.width * channels;
   const Axis up = forward_axis(g.out_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top);
   const Axis along = forward_axis(g.out_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left);
-  const bool blocks = takes_blocks(up, along, g.width);
+  const bool blocks = takes_blocks(up, along, g.width), slices = blocks && copies_slices(channels);
   DepthwiseFilterArgs a{};
   a.channels = channels;
   a.x_step = along.stride * channels;
@@ -221,9 +288,14 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
     const int64_t image = at / bands(), y0 = at % bands() * band_rows();
     const float* from = x + image * g.in_size();
     const float* gradient = dy + image * g.out_size();
-    float* sums = fresh && at == granule.begin ? dkernel : scratch;
-    std::fill_n(sums, g.kernel_size(), 0.0f);
+    const bool first_sums = fresh && at == granule.begin;
     const int64_t y1 = std::min(g.out_height, y0 + band_rows());
+    if (slices) {
+      run_slices(from, gradient, dkernel, {y0, y1}, first_sums, scratch);
+      continue;
+    }
+    float* sums = first_sums ? dkernel : scratch;
+    std::fill_n(sums, g.kernel_size(), 0.0f);
     const auto row_part = [&](int64_t i, int64_t first, int64_t count, Range v) {
       const Range u = taps_inside(up, i, g.height);
       if (u.size() <= 0) return;
@@ -259,6 +331,40 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
     }
     for (int64_t j = 0; sums != dkernel && j < g.kernel_size(); ++j) dkernel[j] += sums[j];
   }
+}
+
+void DepthwiseFilterGradient::run_slices(const float* x, const float* dy, float* dkernel, Range rows, bool fresh,
+                                         float* scratch) const {
+  const Axis up = forward_axis(g.out_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top);
+  const Axis along = forward_axis(g.out_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left);
+  const int64_t channels = g.in_channels, most = rows_of_slice(g.width, up.stride, g.out_width);
+  DepthwiseFilterBlockArgs block{};
+  block.dw = scratch;
+  block.columns = g.out_width;
+  block.stride = up.stride;
+  block.dy_up = g.out_width * kSlice;
+  block.column_begin = -along.base;
+  block.column_end = g.width - along.base;
+  for (int64_t c = 0; c < channels; c += kSlice) {
+    std::fill_n(block.dw, 9 * kSlice, 0.0f);
+    for (Range part{rows.begin, 0}; part.begin < rows.end; part.begin = part.end) {
+      part.end = std::min(rows.end, part.begin + most);
+      float* gradient = copy_sources(x + c, channels, up, along, g.height, g.width, part, scratch + 9 * kSlice, &block);
+      copy_slice(dy + part.begin * g.out_width * channels + c, channels, part.size() * g.out_width, gradient);
+      block.dy = gradient;
+      kernels().convolution.depthwise_filter_block(block);
+    }
+    for (int64_t tap = 0; tap < 9; ++tap) {
+      float* to = dkernel + tap * channels + c;
+      const float* sums = block.dw + tap * kSlice;
+      for (int64_t j = 0; j < kSlice; ++j) to[j] = fresh ? sums[j] : to[j] + sums[j];
+    }
+  }
+}
+
+int64_t DepthwiseFilterGradient::scratch(int64_t unit_count) const {
+  const int64_t sums = unit_count * round_up(g.kernel_size(), 16);
+  return copies_slices(g.in_channels) ? std::max(sums, slice_floats(g.width, g.stride_height, g.out_width)) : sums;
 }
 
 }  // namespace fastbn

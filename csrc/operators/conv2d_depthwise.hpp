@@ -21,7 +21,7 @@ class DepthwiseCorrelation final : public Correlation {
   int64_t row_pixels() const override { return to_width; }
   int64_t units() const override { return 1; }
   int64_t packed_size() const override { return round_up(std::max<int64_t>(1, taps * g.in_channels), 16); }
-  int64_t scratch() const override { return 0; }
+  int64_t scratch() const override;
   void pack(const float* kernel, float* packed, Range units) const override;
   void run(const float* source, const float* packed, const float* bias, int32_t activation, float alpha, float* to,
            Range images, Range q, Range units, float* scratch) const override;
@@ -30,11 +30,14 @@ class DepthwiseCorrelation final : public Correlation {
   Conv2dGeometry g;
   bool backward;
   bool blocks;                                 // one phase that the block kernels take
+  bool slices;                                 // whose sources are copied
   bool spreads;                                // the gradient of a stride of 2, all its phases in one pass
   int64_t height, width, to_height, to_width;  // of the source and the destination
   int64_t phases_y, phases_x;
   int64_t phase_rows, taps;  // most rows of a phase; taps of all phases
 
+  void run_slices(DepthwiseBlockArgs block, const float* from, const float* packed, const float* bias, float* to,
+                  Range q, float* scratch) const;
   void spread(const float* dy, const float* kernel, float* dx, Range images, Range pairs) const;
 
   Axis axis_y(int64_t phase) const {
@@ -57,12 +60,14 @@ class DepthwiseFilterGradient final : public FilterGradient {
   int64_t units() const override { return 1; }
   int64_t rows() const override { return 1; }
   int64_t row_grain() const override { return 1; }
-  int64_t scratch(int64_t unit_count) const override { return unit_count * round_up(g.kernel_size(), 16); }
+  int64_t scratch(int64_t unit_count) const override;
   void run(const float* x, const float* dy, float* dkernel, int64_t images, Range granule, Range units, Range rows,
            bool fresh, float* scratch) const override;
 
  private:
   Conv2dGeometry g;
+
+  void run_slices(const float* x, const float* dy, float* dkernel, Range rows, bool fresh, float* scratch) const;
 
   int64_t band_rows() const {
     const int64_t parts = parts_of_at_most(g.out_height, std::max<int64_t>(1, kChainPixels / g.out_width));

@@ -126,6 +126,10 @@ CASES = [
     ConvCase("depthwise_rows_outside", (2, 5, 7, 40), 40, padding=((5, 4), (1, 1)), groups=40, activation="relu"),
     ConvCase("depthwise_far", (1, 41, 50, 130), 130, padding="same", groups=130),  # more than 1 MiB an image
     ConvCase("depthwise_stride_far", (1, 41, 50, 130), 130, strides=(2, 2), padding="same", groups=130),
+    # pixels 2 KiB apart, in slices of channels and of rows
+    ConvCase("depthwise_slices", (2, 14, 30, 512), 512, padding="same", groups=512, activation="relu"),
+    ConvCase("depthwise_stride_slices", (1, 13, 30, 512), 512, strides=(2, 2), padding="same", groups=512),
+    ConvCase("depthwise_slices_pads", (2, 3, 5, 1024), 1024, padding=((4, 3), (0, 1)), groups=1024),
     ConvCase("depthwise_stride_apart", (2, 9, 11, 16), 16, strides=(1, 2), padding="same", groups=16),
     ConvCase("depthwise_multiplier", (2, 9, 8, 6), 12, strides=(2, 1), groups=6),
     ConvCase("depthwise_dilation", (1, 11, 11, 33), 33, padding="same", dilation=(2, 2), groups=33),

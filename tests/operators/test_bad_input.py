@@ -401,3 +401,15 @@ def test_iteration():
         with pytest.raises(error, match=r"adam_update: .*iteration.*Received: "):
             ops.adam_update(*arrays, iteration=iteration)
         assert all((a == 7).all() for a in arrays)
+
+
+@pytest.mark.parametrize("wrong", [True, 1.0, (1.0, 1.0), (True, True), [1, 1.0], np.float32(1)])
+def test_options_that_equal_ones_taken_before_are_refused_all_the_same(wrong):
+    x, kernel = np.ones((1, 4, 4, 1), np.float32), np.ones((2, 2, 1, 1), np.float32)
+    for right in (1, (1, 1)):
+        ops.conv2d_forward(x, kernel, strides=right)
+        ops.max_pool2d_forward(x, 2, right)
+        with pytest.raises(TypeError, match="strides must be an integer"):
+            ops.conv2d_forward(x, kernel, strides=wrong)
+        with pytest.raises(TypeError, match="strides must be an integer"):
+            ops.max_pool2d_forward(x, 2, wrong)
