@@ -135,12 +135,12 @@ def number(operation: str, name: str, value: Any) -> float:
 
 def pair(operation: str, name: str, value: Any) -> tuple[int, int]:
     """(height, width) of an integer or a sequence of two."""
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        items = tuple(value)
-        if len(items) != 2:
+    plain = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(plain, Sequence) and not isinstance(plain, (str, bytes, bytearray)):
+        if len(plain) != 2:
             raise ValueError(f"{operation}: {name} must be an integer or two. Received: {value!r}")
-        return integer(operation, name, items[0]), integer(operation, name, items[1])
-    both = integer(operation, name, value)
+        return integer(operation, name, plain[0]), integer(operation, name, plain[1])
+    both = integer(operation, name, plain)
     return both, both
 
 

@@ -88,11 +88,11 @@ FASTBN_INLINE vfloat tanh(vfloat x) {
   p = fma(p, u, broadcast(-0x1.b835eap-5f));
   p = fma(p, u, broadcast(0x1.1106f8p-3f));
   p = fma(p, u, broadcast(-0x1.555532p-2f));
-  const vfloat small = fma(x * u, p, x);
+  const vfloat small = fma(a * u, p, a);
   const Reduced e = exp_reduced(at_most(a + a, 87.0f));  // 1 beyond
   const vfloat large = 1.0f - 2.0f / ((e.t + 1.0f) * e.power + 1.0f);
   const vint sign = bits(x) & broadcast_int(INT32_MIN);
-  return a < broadcast(0.625f) ? small : from_bits(bits(large) | sign);
+  return from_bits(bits(a < broadcast(0.625f) ? small : large) | sign);
 }
 
 // Activations by number, as fbn_activation has them. kRelu and the slope keep NaN.
@@ -112,7 +112,9 @@ FASTBN_INLINE vfloat activate_gradient(vfloat dy, [[maybe_unused]] vfloat y, [[m
   if constexpr (Activation == kRelu) return y > vfloat{} ? dy : vfloat{};
   if constexpr (Activation == kLeakyRelu) return y > vfloat{} ? dy : dy * alpha;
   if constexpr (Activation == kSigmoid) return dy * y * (1.0f - y);
-  if constexpr (Activation == kTanh) return dy * fma(-y, y, broadcast(1.0f));
+  // 1 - y^2; where a product is rounded by itself, that of two numbers near 1 would cost the digits of the difference.
+  if constexpr (Activation == kTanh)
+    return dy * (FASTBN_HAS_FMA ? fma(-y, y, broadcast(1.0f)) : (1.0f - y) * (1.0f + y));
   return dy;
 }
 

@@ -100,8 +100,7 @@ std::string describe(const fbn_conv2d& d, const Conv2dGeometry& g) {
 }
 
 std::string describe_pass(const char* name, const fbn_conv2d& d, const Conv2dGeometry& g, ConvPass pass) {
-  return concatenate(": ", name, algorithm_name(g, pass, d.algorithm), " (", algorithm_reason(g, pass, d.algorithm),
-                     ")");
+  return concatenate(name, algorithm_name(g, pass, d.algorithm), " (", algorithm_reason(g, pass, d.algorithm), ")");
 }
 
 // The tasks of one correlation over a batch; any cut gives the same bits.
@@ -180,7 +179,7 @@ fbn_status fbn_conv2d_forward(const fbn_conv2d* d, const float* x, const float* 
     require_descriptor(operation, d);
     const Conv2dGeometry g = resolve_conv2d(operation, *d);
     const Exec run =
-        resolve_exec(operation, exec, [&] { return describe(*d, g) + describe_pass("", *d, g, ConvPass::forward); });
+        resolve_exec(operation, exec, [&] { return describe(*d, g) + describe_pass(": ", *d, g, ConvPass::forward); });
     const int64_t images = d->batch;
     if (!run.workspace_query) {
       require_array(operation, "x", x, images * g.in_size());
@@ -218,8 +217,8 @@ fbn_status fbn_conv2d_backward(const fbn_conv2d* d, const float* dy, const float
     const Conv2dGeometry g = resolve_conv2d(operation, *d);
     const Exec run = resolve_exec(operation, exec, [&] {
       std::string text = describe(*d, g);
-      if (dx) text += describe_pass("dx ", *d, g, ConvPass::backward_data);
-      if (dkernel) text += describe_pass("dkernel ", *d, g, ConvPass::backward_filter);
+      if (dx) text += describe_pass(": dx ", *d, g, ConvPass::backward_data);
+      if (dkernel) text += describe_pass(dx ? "; dkernel " : ": dkernel ", *d, g, ConvPass::backward_filter);
       return text;
     });
     const int64_t images = d->batch;

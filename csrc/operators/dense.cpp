@@ -487,7 +487,7 @@ fbn_status fbn_dense_backward(const fbn_dense* d, const float* dy, const float* 
       const DensePlan plan(d->in_features, d->out_features);
       std::string text = describe(*d);
       if (dx) text += ": dx " + plan.backward_data_kernel(d->rows);
-      if (dkernel) text += ": dkernel " + plan.backward_filter_kernel(d->rows);
+      if (dkernel) text += (dx ? "; dkernel " : ": dkernel ") + plan.backward_filter_kernel(d->rows);
       return text;
     });
     const bool through = d->activation != FBN_LINEAR;

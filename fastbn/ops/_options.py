@@ -82,7 +82,7 @@ def resolve_padding(operation: str, padding: Any) -> tuple[int, tuple[int, int, 
         kinds = {"valid": _core.PADDING_VALID, "same": _core.PADDING_SAME}
         if padding.lower() in kinds:
             return kinds[padding.lower()], NO_PADS
-    else:
+    elif isinstance(padding, (Sequence, np.ndarray)) and not isinstance(padding, (bytes, bytearray)):
         try:
             (top, bottom), (left, right) = padding
         except (TypeError, ValueError):

@@ -403,7 +403,22 @@ def test_iteration():
         assert all((a == 7).all() for a in arrays)
 
 
-@pytest.mark.parametrize("wrong", [True, 1.0, (1.0, 1.0), (True, True), [1, 1.0], np.float32(1)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        True,
+        1.0,
+        (1.0, 1.0),
+        (True, True),
+        [1, 1.0],
+        np.float32(1),
+        np.ones(2),
+        b"11",
+        {1, 2},
+        {1: 1, 2: 1},
+        iter((1, 1)),
+    ],
+)
 def test_options_that_equal_ones_taken_before_are_refused_all_the_same(wrong):
     x, kernel = np.ones((1, 4, 4, 1), np.float32), np.ones((2, 2, 1, 1), np.float32)
     for right in (1, (1, 1)):
@@ -413,3 +428,10 @@ def test_options_that_equal_ones_taken_before_are_refused_all_the_same(wrong):
             ops.conv2d_forward(x, kernel, strides=wrong)
         with pytest.raises(TypeError, match="strides must be an integer"):
             ops.max_pool2d_forward(x, 2, wrong)
+
+
+@pytest.mark.parametrize("two", [2, np.int64(2), np.array(2), (2, 2), [2, np.int32(2)], np.array([2, 2])], ids=repr)
+def test_an_option_for_both_axes_may_be_any_integer_or_two(two):
+    x, kernel = np.ones((1, 5, 5, 1), np.float32), np.ones((2, 2, 1, 1), np.float32)
+    assert ops.conv2d_forward(x, kernel, strides=two, dilation=1).shape == (1, 2, 2, 1)
+    assert ops.max_pool2d_forward(x, two, two)[0].shape == (1, 2, 2, 1)

@@ -44,6 +44,14 @@ def test_every_magnitude(name, isa):
     assert_within(ops.activation_forward(x, name), y, 8 * UNIT * np.abs(np.where(np.isfinite(y), y, 0.0)) + 1.2e-38)
 
 
+def test_tanh_keeps_the_sign_of_zero_and_the_digits_of_its_slope_near_one(isa):
+    y = ops.activation_forward(np.array([-0.0, 0.0, -1e-30], np.float32), "tanh")
+    assert np.signbit(y).tolist() == [True, False, True]
+    y = np.nextafter(np.float32(1), np.float32(0), dtype=np.float32) - np.geomspace(1e-7, 0.5, 1001).astype(np.float32)
+    exact = 1 - y.astype(np.float64) ** 2
+    assert_within(ops.activation_backward(np.ones_like(y), y, "tanh"), exact, 4 * UNIT * exact)
+
+
 def test_sigmoid_where_float_holds_no_one_beside_its_exponential(isa):
     """Every number of [-18, -15.5]: 1 + e^-x loses the one at 2^24."""
     first, end = (int(np.float32(v).view(np.uint32)) for v in (-15.5, -18.0))

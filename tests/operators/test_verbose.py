@@ -49,7 +49,7 @@ def test_every_call_says_what_it_ran() -> None:
     ]  # fmt: skip
     assert re.search(r"2x28x28x64 -> 28x28x64, kernel 3x3: winograd4 \(tile \d+x\d+; ", calls[0])
     assert re.search(r": dx direct \(tile \d+x\d+; ", calls[1])
-    assert re.search(r": dkernel direct \(tile \d+x\d+; ", calls[1])
+    assert re.search(r"; dkernel direct \(tile \d+x\d+; ", calls[1])
     assert "direct was asked for" in calls[1]
     assert re.search(r"3x5 -> 7: W read in place, tile \d+x\d+, ", calls[2])
     assert "window 2x2" in calls[3]
