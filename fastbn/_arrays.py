@@ -23,7 +23,9 @@ Shape: TypeAlias = tuple[int, ...]
 DType: TypeAlias = np.dtype[Any]
 
 # Made once: a dtype from its name costs as much as a small layer's share of a call.
-FLOAT32, FLOAT64, INT32 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int32)
+FLOAT32: DType = np.dtype(np.float32)
+FLOAT64: DType = np.dtype(np.float64)
+INT32: DType = np.dtype(np.int32)
 
 
 def view(operation: str, name: str, value: Any) -> npt.NDArray[Any]:

@@ -42,7 +42,8 @@ bool takes_blocks(const Axis& y, const Axis& x, int64_t width) {
 // They are copied, a slice of their channels at a time, to where they lie side by side, as many rows as stay in the
 // cache.
 constexpr int64_t kSlice = 64, kSliceFloats = 1 << 14;
-constexpr char kSlicesText[] = ", slices of 64 channels copied";
+
+std::string slices_text() { return concatenate(", slices of ", kSlice, " channels copied"); }
 
 bool copies_slices(int64_t channels) { return channels * int64_t{sizeof(float)} % 2048 == 0; }
 
@@ -115,7 +116,7 @@ DepthwiseCorrelation::DepthwiseCorrelation(const Conv2dGeometry& geometry, bool 
 std::string DepthwiseCorrelation::tile() const {
   if (spreads) return "two rows at a time";
   if (!blocks) return "row by row";
-  return text(kernels().convolution.block_tile) + (slices ? kSlicesText : "");
+  return text(kernels().convolution.block_tile) + (slices ? slices_text() : "");
 }
 
 // Phase by phase: (tap, channel).
@@ -244,7 +245,7 @@ void DepthwiseCorrelation::run(const float* source, const float* packed, const f
   }
 }
 
-// `block` without what belongs to a slice.
+// block: all but what belongs to a slice.
 void DepthwiseCorrelation::run_slices(DepthwiseBlockArgs block, const float* from, const float* packed,
                                       const float* bias, float* to, Range q, float* scratch) const {
   const Axis up = axis_y(0), along = axis_x(0);
@@ -265,19 +266,16 @@ void DepthwiseCorrelation::run_slices(DepthwiseBlockArgs block, const float* fro
 int64_t DepthwiseCorrelation::scratch() const { return slices ? slice_floats(width, axis_y(0).stride, 0) : 0; }
 
 std::string DepthwiseFilterGradient::tile() const {
-  const Axis up = forward_axis(g.out_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top);
-  const Axis along = forward_axis(g.out_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left);
-  if (!takes_blocks(up, along, g.width)) return "row by row";
-  return text(kernels().convolution.filter_block_tile) + (copies_slices(g.in_channels) ? kSlicesText : "");
+  if (!blocks()) return "row by row";
+  return text(kernels().convolution.filter_block_tile) + (slices() ? slices_text() : "");
 }
 
 // A granule is a band of rows of one image; its sums are chains of their own, then added.
 void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkernel, int64_t /*images*/, Range granule,
                                   Range /*units*/, Range /*rows*/, bool fresh, float* scratch) const {
   const int64_t channels = g.in_channels, pitch = g.width * channels;
-  const Axis up = forward_axis(g.out_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top);
-  const Axis along = forward_axis(g.out_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left);
-  const bool blocks = takes_blocks(up, along, g.width), slices = blocks && copies_slices(channels);
+  const Axis up = axis_y(), along = axis_x();
+  const bool blocks = this->blocks(), slices = this->slices();
   DepthwiseFilterArgs a{};
   a.channels = channels;
   a.x_step = along.stride * channels;
@@ -335,8 +333,7 @@ void DepthwiseFilterGradient::run(const float* x, const float* dy, float* dkerne
 
 void DepthwiseFilterGradient::run_slices(const float* x, const float* dy, float* dkernel, Range rows, bool fresh,
                                          float* scratch) const {
-  const Axis up = forward_axis(g.out_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top);
-  const Axis along = forward_axis(g.out_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left);
+  const Axis up = axis_y(), along = axis_x();
   const int64_t channels = g.in_channels, most = rows_of_slice(g.width, up.stride, g.out_width);
   DepthwiseFilterBlockArgs block{};
   block.dw = scratch;
@@ -364,7 +361,10 @@ void DepthwiseFilterGradient::run_slices(const float* x, const float* dy, float*
 
 int64_t DepthwiseFilterGradient::scratch(int64_t unit_count) const {
   const int64_t sums = unit_count * round_up(g.kernel_size(), 16);
-  return copies_slices(g.in_channels) ? std::max(sums, slice_floats(g.width, g.stride_height, g.out_width)) : sums;
+  return slices() ? slice_floats(g.width, g.stride_height, g.out_width) : sums;
 }
+
+bool DepthwiseFilterGradient::blocks() const { return takes_blocks(axis_y(), axis_x(), g.width); }
+bool DepthwiseFilterGradient::slices() const { return blocks() && copies_slices(g.in_channels); }
 
 }  // namespace fastbn

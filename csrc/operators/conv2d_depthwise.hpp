@@ -67,7 +67,16 @@ class DepthwiseFilterGradient final : public FilterGradient {
  private:
   Conv2dGeometry g;
 
+  bool blocks() const;  // the block kernels take it
+  bool slices() const;  // and sources and dy are copied
   void run_slices(const float* x, const float* dy, float* dkernel, Range rows, bool fresh, float* scratch) const;
+
+  Axis axis_y() const {
+    return forward_axis(g.out_height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top);
+  }
+  Axis axis_x() const {
+    return forward_axis(g.out_width, g.kernel_width, g.stride_width, g.dilation_width, g.pad_left);
+  }
 
   int64_t band_rows() const {
     const int64_t parts = parts_of_at_most(g.out_height, std::max<int64_t>(1, kChainPixels / g.out_width));
