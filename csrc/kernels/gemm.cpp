@@ -447,14 +447,26 @@ FASTBN_INLINE void few_terms_tile(const GemmArgs& g, const float* a, float* c) {
   const float* b = g.b;
   for (int64_t e = 0; e < g.batch; ++e) {
     const float* element = a + g.a_offset[e];
-    vfloat row[NV];
-    FASTBN_UNROLL
-    for (int v = 0; v < NV; ++v) row[v] = load(b + v * kLanes);
-    FASTBN_UNROLL
-    for (int i = 0; i < Rows; ++i) {
-      const vfloat factor = broadcast(element[i * g.a_row]);
+    if constexpr (Rows < NV) {  // the fewer of both stay in registers
+      vfloat factor[Rows];
       FASTBN_UNROLL
-      for (int v = 0; v < NV; ++v) sum[i][v] = fma(factor, row[v], sum[i][v]);
+      for (int i = 0; i < Rows; ++i) factor[i] = broadcast(element[i * g.a_row]);
+      FASTBN_UNROLL
+      for (int v = 0; v < NV; ++v) {
+        const vfloat row = held(load(b + v * kLanes));
+        FASTBN_UNROLL
+        for (int i = 0; i < Rows; ++i) sum[i][v] = fma(factor[i], row, sum[i][v]);
+      }
+    } else {
+      vfloat row[NV];
+      FASTBN_UNROLL
+      for (int v = 0; v < NV; ++v) row[v] = held(load(b + v * kLanes));
+      FASTBN_UNROLL
+      for (int i = 0; i < Rows; ++i) {
+        const vfloat factor = broadcast(element[i * g.a_row]);
+        FASTBN_UNROLL
+        for (int v = 0; v < NV; ++v) sum[i][v] = fma(factor, row[v], sum[i][v]);
+      }
     }
     b += g.b_row;
   }
@@ -479,23 +491,26 @@ FASTBN_INLINE void few_terms_tile(const GemmArgs& g, const float* a, float* c) {
   }
 }
 
-// Runs of `inner` rows; the last tile of a run reaches back over rows that are already there.
+// Tiles of the rows of a run; the last one reaches back over rows that are already there.
+template <int Rows, int NV>
+FASTBN_INLINE void few_terms_run(const GemmArgs& g, int64_t count, const float* a, float* c) {
+  if constexpr (Rows > 1) {
+    if (count < Rows) return few_terms_run<Rows / 2, NV>(g, count, a, c);
+  }
+  for (int64_t i = 0; i < count; i += Rows) {
+    const int64_t at = i + Rows <= count ? i : count - Rows;
+    few_terms_tile<Rows, NV>(g, a + at * g.a_row, c + at * g.c_row);
+  }
+}
+
+// Runs of `inner` rows, with as many sums in registers as hide how long a multiply-add takes.
 template <int NV>
 void few_terms_rows(const GemmArgs& g) {
-  constexpr int kRows = kRegisters == 32 || NV <= 2 ? 4 : 2;
+  constexpr int kRows = NV == 1 ? 8 : kRegisters == 32 || NV == 2 ? 4 : !FASTBN_HAS_FMA ? 2 : NV == 3 ? 4 : 3;
   for (int64_t r = g.first_row, end = g.first_row + g.m, count; r < end; r += count) {
     const int64_t outer = r / g.inner, in = r % g.inner;
     count = g.inner - in < end - r ? g.inner - in : end - r;
-    const float* a = g.a + outer * g.a_outer + in * g.a_row;
-    float* c = g.c + outer * g.c_outer + in * g.c_row;
-    if (count < kRows) {
-      for (int64_t i = 0; i < count; ++i) few_terms_tile<1, NV>(g, a + i * g.a_row, c + i * g.c_row);
-      continue;
-    }
-    for (int64_t i = 0; i < count; i += kRows) {
-      const int64_t at = i + kRows <= count ? i : count - kRows;
-      few_terms_tile<kRows, NV>(g, a + at * g.a_row, c + at * g.c_row);
-    }
+    few_terms_run<kRows, NV>(g, count, g.a + outer * g.a_outer + in * g.a_row, g.c + outer * g.c_outer + in * g.c_row);
   }
 }
 

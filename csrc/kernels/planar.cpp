@@ -251,85 +251,115 @@ void filter(const PlanarFilterArgs& g) {
   }
 }
 
-// Blocks of kLanes pixels; the last one overlaps the one before it, so that nothing else is touched.
-template <int N>
-void to_few_planes(const float* from, int64_t count, float* to, int64_t plane) {
-  for (int64_t block = 0; block < count; block += kLanes) {
-    const int64_t i = block + kLanes <= count ? block : count - kLanes;
-    vfloat rows[N];
-    for (int v = 0; v < N; ++v) rows[v] = load(from + i * N + v * kLanes);
-    take_all_apart<N>(rows);
-    for (int p = 0; p < N; ++p) store(to + p * plane + i, rows[p]);
+// body(from, to, i) for blocks of kLanes pixels from i on of each row; the last overlaps the one before it, so that
+// nothing else is touched.
+template <class Body>
+FASTBN_INLINE void for_each_block(const PlaneRows& l, const float* from, int64_t from_row, float* to, int64_t to_row,
+                                  Body body) {
+  const int64_t rows = l.rows, count = l.count;
+  for (int64_t r = 0; r < rows; ++r, from += from_row, to += to_row) {
+    for (int64_t i = 0; i < count; i += kLanes) body(from, to, i + kLanes <= count ? i : count - kLanes);
   }
 }
+
 template <int N>
-void from_few_planes(const float* from, int64_t plane, int64_t count, float* to) {
-  for (int64_t block = 0; block < count; block += kLanes) {
-    const int64_t i = block + kLanes <= count ? block : count - kLanes;
-    vfloat rows[N];
-    for (int p = 0; p < N; ++p) rows[p] = load(from + p * plane + i);
-    interleave_all<N>(rows);
-    for (int v = 0; v < N; ++v) store(to + i * N + v * kLanes, rows[v]);
-  }
+void to_few_planes(const PlaneRows& l, const float* pixels, float* planes) {
+  for_each_block(
+      l, pixels, l.pixel_row, planes,
+      l.plane_row, [&](const float* from, float* to, int64_t i) __attribute__((always_inline)) {
+        vfloat rows[N];
+        if constexpr (N == kColumnsAtOnce) {
+          load_columns(from + i * N, N, rows);
+        } else {
+          for (int v = 0; v < N; ++v) rows[v] = load(from + i * N + v * kLanes);
+          take_all_apart<N>(rows);
+        }
+        for (int p = 0; p < N; ++p) store(to + p * l.plane + i, rows[p]);
+      });
+}
+template <int N>
+void from_few_planes(const PlaneRows& l, const float* planes, float* pixels) {
+  for_each_block(
+      l, planes, l.plane_row, pixels,
+      l.pixel_row, [&](const float* from, float* to, int64_t i) __attribute__((always_inline)) {
+        vfloat rows[N];
+        for (int p = 0; p < N; ++p) rows[p] = load(from + p * l.plane + i);
+        if constexpr (N == kColumnsAtOnce) {
+          store_columns(to + i * N, N, rows);
+        } else {
+          interleave_all<N>(rows);
+          for (int v = 0; v < N; ++v) store(to + i * N + v * kLanes, rows[v]);
+        }
+      });
 }
 
 // Any number of planes, kLanes at a time.
-void to_many_planes(const float* from, int64_t planes, int64_t count, float* to, int64_t plane) {
-  for (int64_t p = 0; p < planes; p += kLanes) {
-    const int64_t here = planes - p < kLanes ? planes - p : kLanes;
-    for (int64_t block = 0; block < count; block += kLanes) {
-      const int64_t i = block + kLanes <= count ? block : count - kLanes;
-      vfloat rows[kLanes];
-      for (int l = 0; l < kLanes; ++l) rows[l] = load_partial(from + (i + l) * planes + p, here);
-      transpose(rows);
-      for (int l = 0; l < kLanes; ++l) {
-        if (l < here) store(to + (p + l) * plane + i, rows[l]);
+void to_many_planes(const PlaneRows& l, const float* pixels, float* planes) {
+  const int64_t channels = l.planes, plane = l.plane;
+  for (int64_t p = 0; p < channels; p += kLanes) {
+    const int64_t here = channels - p < kLanes ? channels - p : kLanes;
+    for_each_block(
+        l, pixels + p, l.pixel_row, planes + p * plane,
+        l.plane_row, [&](const float* from, float* to, int64_t i) __attribute__((always_inline)) {
+          vfloat rows[kLanes];
+          for (int v = 0; v < kLanes; ++v) rows[v] = load_partial(from + (i + v) * channels, here);
+          transpose(rows);
+          for (int v = 0; v < kLanes; ++v) {
+            if (v < here) store(to + v * plane + i, rows[v]);
+          }
+        });
+  }
+}
+void from_many_planes(const PlaneRows& l, const float* planes, float* pixels) {
+  const int64_t channels = l.planes, plane = l.plane;
+  for (int64_t p = 0; p < channels; p += kLanes) {
+    const int64_t here = channels - p < kLanes ? channels - p : kLanes;
+    for_each_block(
+        l, planes + p * plane, l.plane_row, pixels + p,
+        l.pixel_row, [&](const float* from, float* to, int64_t i) __attribute__((always_inline)) {
+          vfloat rows[kLanes];
+          for (int v = 0; v < kLanes; ++v) rows[v] = v < here ? load(from + v * plane + i) : vfloat{};
+          transpose(rows);
+          for (int v = 0; v < kLanes; ++v) store_partial(to + (i + v) * channels, rows[v], here);
+        });
+  }
+}
+
+void to_planes(const PlaneRows& l, const float* pixels, float* planes) {
+  if (l.planes == 1) {
+    for (int64_t r = 0; r < l.rows; ++r)
+      memcpy(planes + r * l.plane_row, pixels + r * l.pixel_row, (size_t)l.count * sizeof(float));
+  } else if (l.count < kLanes) {
+    for (int64_t r = 0; r < l.rows; ++r, pixels += l.pixel_row, planes += l.plane_row) {
+      for (int64_t i = 0; i < l.count; ++i) {
+        for (int64_t p = 0; p < l.planes; ++p) planes[p * l.plane + i] = pixels[i * l.planes + p];
       }
     }
-  }
-}
-void from_many_planes(const float* from, int64_t plane, int64_t planes, int64_t count, float* to) {
-  for (int64_t p = 0; p < planes; p += kLanes) {
-    const int64_t here = planes - p < kLanes ? planes - p : kLanes;
-    for (int64_t block = 0; block < count; block += kLanes) {
-      const int64_t i = block + kLanes <= count ? block : count - kLanes;
-      vfloat rows[kLanes];
-      for (int l = 0; l < kLanes; ++l) rows[l] = l < here ? load(from + (p + l) * plane + i) : vfloat{};
-      transpose(rows);
-      for (int l = 0; l < kLanes; ++l) store_partial(to + (i + l) * planes + p, rows[l], here);
-    }
+  } else if (l.planes == 2) {
+    to_few_planes<2>(l, pixels, planes);
+  } else if (l.planes == 4) {
+    to_few_planes<4>(l, pixels, planes);
+  } else {
+    to_many_planes(l, pixels, planes);
   }
 }
 
-void to_planes(const float* from, int64_t planes, int64_t count, float* to, int64_t plane) {
-  if (planes == 1) {
-    memcpy(to, from, (size_t)count * sizeof(float));
-  } else if (count < kLanes) {
-    for (int64_t i = 0; i < count; ++i) {
-      for (int64_t p = 0; p < planes; ++p) to[p * plane + i] = from[i * planes + p];
+void from_planes(const PlaneRows& l, const float* planes, float* pixels) {
+  if (l.planes == 1) {
+    for (int64_t r = 0; r < l.rows; ++r)
+      memcpy(pixels + r * l.pixel_row, planes + r * l.plane_row, (size_t)l.count * sizeof(float));
+  } else if (l.count < kLanes) {
+    for (int64_t r = 0; r < l.rows; ++r, pixels += l.pixel_row, planes += l.plane_row) {
+      for (int64_t i = 0; i < l.count; ++i) {
+        for (int64_t p = 0; p < l.planes; ++p) pixels[i * l.planes + p] = planes[p * l.plane + i];
+      }
     }
-  } else if (planes == 2) {
-    to_few_planes<2>(from, count, to, plane);
-  } else if (planes == 4) {
-    to_few_planes<4>(from, count, to, plane);
+  } else if (l.planes == 2) {
+    from_few_planes<2>(l, planes, pixels);
+  } else if (l.planes == 4) {
+    from_few_planes<4>(l, planes, pixels);
   } else {
-    to_many_planes(from, planes, count, to, plane);
-  }
-}
-
-void from_planes(const float* from, int64_t plane, int64_t planes, int64_t count, float* to) {
-  if (planes == 1) {
-    memcpy(to, from, (size_t)count * sizeof(float));
-  } else if (count < kLanes) {
-    for (int64_t i = 0; i < count; ++i) {
-      for (int64_t p = 0; p < planes; ++p) to[i * planes + p] = from[p * plane + i];
-    }
-  } else if (planes == 2) {
-    from_few_planes<2>(from, plane, count, to);
-  } else if (planes == 4) {
-    from_few_planes<4>(from, plane, count, to);
-  } else {
-    from_many_planes(from, plane, planes, count, to);
+    from_many_planes(l, planes, pixels);
   }
 }
 

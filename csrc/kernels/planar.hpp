@@ -34,6 +34,13 @@ struct PlanarFilterArgs {
   int64_t terms, outputs, dy_plane, count, dw_row;
 };
 
+// planes[p * plane + r * plane_row + i] = pixels[r * pixel_row + i * planes + p], r in [0, rows), i in [0, count),
+// p in [0, planes). Nothing else is touched.
+struct PlaneRows {
+  int64_t rows, count, planes;
+  int64_t pixel_row, plane_row, plane;  // floats from one to the next
+};
+
 struct PlanarKernels {
   // Outputs by pixels of correlate, terms by outputs of filter, where there are so many outputs.
   RegisterTile (*tile)(int64_t outputs);
@@ -41,9 +48,9 @@ struct PlanarKernels {
 
   void (*correlate)(const PlanarArgs& args);
   void (*filter)(const PlanarFilterArgs& args);
-  // to[p * plane + i] = from[i * planes + p], i in [0, count), p in [0, planes): pixels into planes, and back.
-  void (*to_planes)(const float* from, int64_t planes, int64_t count, float* to, int64_t plane);
-  void (*from_planes)(const float* from, int64_t plane, int64_t planes, int64_t count, float* to);
+  // Pixels into planes, and back.
+  void (*to_planes)(const PlaneRows& rows, const float* pixels, float* planes);
+  void (*from_planes)(const PlaneRows& rows, const float* planes, float* pixels);
 };
 
 #ifdef FASTBN_ISA

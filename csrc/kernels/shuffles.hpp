@@ -79,15 +79,7 @@ inline constexpr int kColumnsAtOnce = kLanes;
 template <int N>
 FASTBN_INLINE void interleave_all(vfloat (&rows)[N]) {
 #if FASTBN_LANES == 8
-  if constexpr (N == 4) {
-    transpose_halves(rows[0], rows[1], rows[2], rows[3]);
-    const vfloat a = rows[0], b = rows[1], c = rows[2], d = rows[3];
-    rows[0] = join_halves<false>(a, b);
-    rows[1] = join_halves<false>(c, d);
-    rows[2] = join_halves<true>(a, b);
-    rows[3] = join_halves<true>(c, d);
-    return;
-  } else if constexpr (N == 8) {
+  if constexpr (N == 8) {
     for (int i = 0; i < 4; ++i) {
       const vfloat upper = join_halves<true>(rows[i], rows[i + 4]);
       rows[i] = join_halves<false>(rows[i], rows[i + 4]);
@@ -112,15 +104,7 @@ FASTBN_INLINE void interleave_all(vfloat (&rows)[N]) {
 template <int N>
 FASTBN_INLINE void take_all_apart(vfloat (&rows)[N]) {
 #if FASTBN_LANES == 8
-  if constexpr (N == 4) {
-    const vfloat a = rows[0], b = rows[1], c = rows[2], d = rows[3];
-    rows[0] = join_halves<false>(a, c);
-    rows[1] = join_halves<true>(a, c);
-    rows[2] = join_halves<false>(b, d);
-    rows[3] = join_halves<true>(b, d);
-    transpose_halves(rows[0], rows[1], rows[2], rows[3]);
-    return;
-  } else if constexpr (N == 8) {
+  if constexpr (N == 8) {
     return interleave_all(rows);
   }
 #endif

@@ -10,7 +10,6 @@ namespace fastbn {
 namespace {
 
 constexpr int64_t kCopyFloats = 8 * 1024;  // of rows that are taken apart together: they stay in L1
-constexpr int64_t kMostLanes = 16;         // kernels run on to the next whole vector
 
 // Planes begin in different sets of the caches: an odd number of lines apart.
 int64_t plane_apart(int64_t floats) {
@@ -51,41 +50,59 @@ constexpr double kMargin = 1.1;  // by which narrow must be ahead
 int64_t PlanarSource::plane(int64_t rows) const { return plane_apart(plane_rows(rows) * pitch); }
 
 int64_t PlanarSource::copied_rows() const {
-  if (whole_rows()) return 0;
+  if (straight()) return 0;
   return std::max((kMostLanes + pitch - 1) / pitch, kCopyFloats / row_floats());
 }
 
-void PlanarSource::fill(const float* image, int64_t first, int64_t rows, int64_t plane_size, float* planes,
-                        float* copy) const {
+void PlanarSource::clear(int64_t rows, int64_t plane_size, float* planes) const {
+  const bool beside = straight() && middle() < pitch;
+  for (int64_t line = 0; line < stride_y * lines(); ++line) {
+    const int64_t from = beside ? 0 : plane_rows(rows) * pitch;
+    std::fill_n(planes + line * plane_size + from, plane_size - from, 0.0f);
+  }
+}
+
+const float* PlanarSource::fill(const float* image, int64_t behind, int64_t first, int64_t rows, int64_t plane_size,
+                                float* planes, float* copy) const {
   const PlanarKernels& k = kernels().planar;
-  const int64_t count = plane_rows(rows);
-  if (whole_rows() && first + low_y >= 0 && first + low_y + count <= height) {
-    return k.to_planes(image + (first + low_y) * width * channels, channels, count * width, planes, plane_size);
+  const int64_t count = plane_rows(rows), row = width * channels;
+  if (straight()) {
+    const int64_t above = std::clamp<int64_t>(-(first + low_y), 0, count);
+    const int64_t inside = std::clamp<int64_t>(height - (first + low_y), above, count) - above;
+    const bool whole = middle() == pitch && width == pitch;
+    const float* source = image + (first + low_y + above) * row + from() * channels;
+    if (channels == 1 && whole && inside == count && behind >= kMostLanes) return source;
+    for (int64_t p = 0; p < channels; ++p) {
+      float* at = planes + p * plane_size;
+      std::fill_n(at, above * pitch, 0.0f);
+      std::fill_n(at + (above + inside) * pitch, (count - above - inside) * pitch, 0.0f);
+    }
+    k.to_planes({whole ? 1 : inside, whole ? inside * pitch : middle(), channels, row, pitch, plane_size}, source,
+                planes + above * pitch + left());
+    return planes;
   }
   const int64_t together = std::max<int64_t>(1, copied_rows());
-  const int64_t left = std::clamp<int64_t>(-low_x, 0, pitch * stride_x);
-  const int64_t from = std::max<int64_t>(0, low_x);
-  const int64_t middle = std::clamp<int64_t>(width - from, 0, pitch * stride_x - left);
-  const int64_t right = pitch * stride_x - left - middle;
   for (int64_t phase = 0; phase < stride_y; ++phase) {
     for (int64_t i = 0; i < count; i += together) {
       const int64_t here = std::min(together, count - i);
       float* at = copy;
-      for (int64_t row = i; row < i + here; ++row) {
-        const int64_t y = (first + row) * stride_y + low_y + phase;
+      for (int64_t r = i; r < i + here; ++r) {
+        const int64_t y = (first + r) * stride_y + low_y + phase;
         if (y < 0 || y >= height) {
           std::fill_n(at, row_floats(), 0.0f);
         } else {
-          std::fill_n(at, left * channels, 0.0f);
-          std::memcpy(at + left * channels, image + (y * width + from) * channels,
-                      static_cast<size_t>(middle * channels) * sizeof(float));
-          std::fill_n(at + (left + middle) * channels, right * channels, 0.0f);
+          std::fill_n(at, left() * channels, 0.0f);
+          std::memcpy(at + left() * channels, image + y * row + from() * channels,
+                      static_cast<size_t>(middle() * channels) * sizeof(float));
+          std::fill_n(at + (left() + middle()) * channels, right() * channels, 0.0f);
         }
         at += row_floats();
       }
-      k.to_planes(copy, lines(), here * pitch, planes + phase * lines() * plane_size + i * pitch, plane_size);
+      const PlaneRows all{1, here * pitch, lines(), 0, 0, plane_size};
+      k.to_planes(all, copy, planes + phase * lines() * plane_size + i * pitch);
     }
   }
+  return planes;
 }
 
 NarrowCorrelation::NarrowCorrelation(const Conv2dGeometry& geometry, bool backward_)
@@ -132,17 +149,13 @@ NarrowCorrelation::NarrowCorrelation(const Conv2dGeometry& geometry, bool backwa
   source.low_x = low;
   source.pitch = std::max((high - low) / source.stride_x + 1, q_columns);
   terms_of_all = taps_y * taps_x * depth;
+  band_rows = rows_within(q_rows, kBandFloats, [&](int64_t rows) { return source.floats(rows) + to_floats(rows); });
 }
 
 int64_t NarrowCorrelation::to_plane(int64_t rows) const { return plane_apart(rows * source.pitch); }
 
-int64_t NarrowCorrelation::band_rows() const {
-  return rows_within(q_rows, kBandFloats, [&](int64_t rows) { return source.floats(rows) + to_floats(rows); });
-}
-
 int64_t NarrowCorrelation::scratch() const {
-  const int64_t rows = band_rows();
-  return table_floats() + source.floats(rows) + to_floats(rows) +
+  return table_floats() + source.floats(band_rows) + to_floats(band_rows) +
          round_up(std::max<int64_t>(1, source.copied_rows()) * source.row_floats(), 16);
 }
 
@@ -190,28 +203,28 @@ void NarrowCorrelation::write_rows(const float* planes, int64_t plane_size, cons
   const int64_t row_size = to_width * to_channels, rows = std::min(band.end, y.count) - band.begin;
   const int64_t whole = to_width / phases_x, rest = to_width % phases_x, lines = phases_x * to_channels;
   if (rows <= 0) return;
-  if (phases_x == 1 && source.pitch == to_width && y.step == 1) {
-    return k.from_planes(planes, plane_size, lines, rows * to_width, to + (y.first + band.begin) * row_size);
-  }
-  for (int64_t r = 0; r < rows; ++r) {
-    float* at = to + (y.first + (band.begin + r) * y.step) * row_size;
-    k.from_planes(planes + r * source.pitch, plane_size, lines, whole, at);
+  to += (y.first + band.begin * y.step) * row_size;
+  if (phases_x == 1 && source.pitch == to_width && y.step == 1)
+    return k.from_planes({1, rows * to_width, lines, 0, 0, plane_size}, planes, to);
+  k.from_planes({rows, whole, lines, y.step * row_size, source.pitch, plane_size}, planes, to);
+  for (int64_t r = 0; r < rows && rest > 0; ++r) {
+    float* at = to + r * y.step * row_size + whole * lines;
     const float* last = planes + r * source.pitch + whole;
-    for (int64_t line = 0; line < rest * to_channels; ++line) at[whole * lines + line] = last[line * plane_size];
+    for (int64_t line = 0; line < rest * to_channels; ++line) at[line] = last[line * plane_size];
   }
 }
 
 void NarrowCorrelation::run(const float* from, const float* packed, const float* bias, int32_t activation, float alpha,
                             float* to, Range images, Range q, Range /*units*/, float* scratch) const {
-  const int64_t most_rows = band_rows();
   const int64_t source_size = source.height * source.width * source.channels;
   const int64_t to_size = to_height * to_width * to_channels;
-  const int64_t plane = source.plane(most_rows), y_plane = to_plane(most_rows);
+  const int64_t plane = source.plane(band_rows), y_plane = to_plane(band_rows);
   int64_t* table = reinterpret_cast<int64_t*>(scratch);
   float* planes = scratch + table_floats();
-  float* results = planes + source.floats(most_rows);
-  float* copy = results + to_floats(most_rows);
+  float* results = planes + source.floats(band_rows);
+  float* copy = results + to_floats(band_rows);
 
+  source.clear(band_rows, plane, planes);
   int64_t* entry = table;
   for (int64_t py = 0; py < phases_y; ++py) {
     for (int64_t px = 0; px < phases_x; ++px) {
@@ -233,9 +246,11 @@ void NarrowCorrelation::run(const float* from, const float* packed, const float*
   a.alpha = alpha;
   for (int64_t image = images.begin; image < images.end; ++image) {
     float* image_to = to + image * to_size;
-    for (int64_t q0 = q.begin; q0 < q.end; q0 += most_rows) {
-      const Range band{q0, std::min(q.end, q0 + most_rows)};
-      source.fill(from + image * source_size, band.begin, band.size(), plane, planes, copy);
+    const int64_t behind = (images.end - image - 1) * source_size;
+    for (int64_t q0 = q.begin; q0 < q.end; q0 += band_rows) {
+      const Range band{q0, std::min(q.end, q0 + band_rows)};
+      const float* x_planes =
+          source.fill(from + image * source_size, behind, band.begin, band.size(), plane, planes, copy);
       a.offset = table;
       a.w = packed;
       for (int64_t py = 0; py < phases_y; ++py) {
@@ -246,7 +261,7 @@ void NarrowCorrelation::run(const float* from, const float* packed, const float*
           a.terms = y.taps * x.taps * depth;
           a.count = rows > 0 ? (rows - 1) * source.pitch + x.count : 0;
           for (int64_t group = 0; group < g.groups; ++group) {
-            a.x = planes + group * depth * plane;
+            a.x = x_planes + group * depth * plane;
             a.y = results + (px * to_channels + group * outputs) * y_plane;
             a.bias = bias ? bias + group * outputs : nullptr;
             kernels().planar.correlate(a);
@@ -275,19 +290,16 @@ NarrowFilterGradient::NarrowFilterGradient(const Conv2dGeometry& geometry)
   source.low_x = -g.pad_left;
   source.reach_y = (g.kernel_height - 1) * g.dilation_height + 1;
   source.pitch = g.out_width + (g.kernel_width - 1) * g.dilation_width / g.stride_width;
+  band_rows = rows_within(g.out_height, kBandFloats, [&](int64_t rows) {
+    return source.floats(rows) + g.out_channels * dy_plane(rows) + count(rows);
+  });
 }
 
 int64_t NarrowFilterGradient::dy_plane(int64_t rows) const { return plane_apart(rows * source.pitch); }
 
-int64_t NarrowFilterGradient::band_rows() const {
-  return rows_within(g.out_height, kBandFloats,
-                     [&](int64_t rows) { return source.floats(rows) + g.out_channels * dy_plane(rows) + count(rows); });
-}
-
 int64_t NarrowFilterGradient::scratch(int64_t /*unit_count*/) const {
-  const int64_t rows = band_rows();
-  return round_up(2 * terms(), 16) + source.floats(rows) + g.out_channels * dy_plane(rows) + count(rows) +
-         round_up(std::max<int64_t>(1, source.copied_rows()) * source.row_floats(), 16);
+  return round_up(2 * terms(), 16) + source.floats(band_rows) + g.out_channels * dy_plane(band_rows) +
+         count(band_rows) + round_up(std::max<int64_t>(1, source.copied_rows()) * source.row_floats(), 16);
 }
 
 double NarrowFilterGradient::cost() const {
@@ -302,13 +314,13 @@ double NarrowFilterGradient::cost() const {
 
 void NarrowFilterGradient::run(const float* x, const float* dy, float* dkernel, int64_t /*images*/, Range granule,
                                Range /*units*/, Range /*rows*/, bool fresh, float* scratch) const {
-  const int64_t most_rows = band_rows(), pitch = source.pitch;
-  const int64_t plane = source.plane(most_rows), gradient_plane = dy_plane(most_rows);
+  const int64_t pitch = source.pitch;
+  const int64_t plane = source.plane(band_rows), gradient_plane = dy_plane(band_rows);
   int64_t* table = reinterpret_cast<int64_t*>(scratch);
   float* planes = scratch + round_up(2 * terms(), 16);
-  float* gradient = planes + source.floats(most_rows);
+  float* gradient = planes + source.floats(band_rows);
   int32_t* live = reinterpret_cast<int32_t*>(gradient + g.out_channels * gradient_plane);
-  float* copy = gradient + g.out_channels * gradient_plane + count(most_rows);
+  float* copy = gradient + g.out_channels * gradient_plane + count(band_rows);
 
   if (fresh) std::fill_n(dkernel, g.kernel_size(), 0.0f);
   int64_t* entry = table;
@@ -319,10 +331,7 @@ void NarrowFilterGradient::run(const float* x, const float* dy, float* dkernel, 
       }
     }
   }
-  // Products read on to the next whole vector: what is finite there does not matter, what is not costs time.
-  const int64_t behind = source.plane_rows(most_rows) * pitch;
-  for (int64_t p = 0; p < source.stride_y * source.lines(); ++p)
-    std::fill(planes + p * plane + behind, planes + (p + 1) * plane, 0.0f);
+  source.clear(band_rows, plane, planes);
   int64_t live_rows = 0;
   PlanarFilterArgs a{};
   a.offset = table;
@@ -332,8 +341,8 @@ void NarrowFilterGradient::run(const float* x, const float* dy, float* dkernel, 
   a.dy_plane = gradient_plane;
   a.dw_row = g.out_channels;
   for (int64_t at = granule.begin; at < granule.end; ++at) {
-    const int64_t image = at / bands(), y0 = at % bands() * most_rows;
-    const int64_t rows = std::min(most_rows, g.out_height - y0);
+    const int64_t image = at / bands(), y0 = at % bands() * band_rows;
+    const int64_t rows = std::min(band_rows, g.out_height - y0);
     a.count = (rows - 1) * pitch + g.out_width;
     if (rows != live_rows) {  // beside the outputs the planes stay zero from image to image
       live_rows = rows;
@@ -341,18 +350,16 @@ void NarrowFilterGradient::run(const float* x, const float* dy, float* dkernel, 
       for (int64_t r = 0; r < rows; ++r) std::fill_n(live + r * pitch, g.out_width, -1);
       for (int64_t j = 0; j < g.out_channels; ++j) std::fill_n(gradient + j * gradient_plane, count(rows), 0.0f);
     }
-    source.fill(x + image * g.in_size(), y0, rows, plane, planes, copy);
-    const float* from = dy + image * g.out_size() + y0 * g.out_width * g.out_channels;
-    if (pitch == g.out_width) {
-      kernels().planar.to_planes(from, g.out_channels, rows * pitch, gradient, gradient_plane);
-    } else {
-      for (int64_t r = 0; r < rows; ++r) {
-        kernels().planar.to_planes(from + r * g.out_width * g.out_channels, g.out_channels, g.out_width,
-                                   gradient + r * pitch, gradient_plane);
-      }
-    }
+    const int64_t behind = ((granule.end - 1) / bands() - image) * g.in_size();
+    const float* x_planes = source.fill(x + image * g.in_size(), behind, y0, rows, plane, planes, copy);
+    const int64_t dy_row = g.out_width * g.out_channels;
+    const float* from = dy + image * g.out_size() + y0 * dy_row;
+    const bool one_run = pitch == g.out_width;
+    kernels().planar.to_planes(
+        {one_run ? 1 : rows, one_run ? rows * pitch : g.out_width, g.out_channels, dy_row, pitch, gradient_plane}, from,
+        gradient);
     for (int64_t group = 0; group < g.groups; ++group) {
-      a.x = planes + group * depth * plane;
+      a.x = x_planes + group * depth * plane;
       a.dy = gradient + group * outputs * gradient_plane;
       a.dw = dkernel + group * outputs;
       kernels().planar.filter(a);

@@ -3,6 +3,7 @@
 // a plane follow each other, so that vectors run on from row to row and shorter rows cost a few unused pixels.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "conv2d_direct.hpp"
@@ -13,6 +14,8 @@ namespace fastbn {
 // Whether narrow kernels need fewer cycles than direct ones, by a count of vector operations.
 bool narrow_correlation_pays(const Conv2dGeometry& g, bool backward);
 bool narrow_filter_gradient_pays(const Conv2dGeometry& g);
+
+inline constexpr int64_t kMostLanes = 16;  // kernels run on to the next whole vector
 
 // A band of rows of an image as planes. Output (row, column) q of an axis reads source q * stride + low + relative,
 // relative in [0, reach).
@@ -28,15 +31,28 @@ struct PlanarSource {
   int64_t row_floats() const { return pitch * lines(); }
   int64_t copied_rows() const;  // that are taken apart together
   int64_t copy_floats() const { return copied_rows() * row_floats(); }
-  // Every row of the source stands in one plane without padding or gaps.
-  bool whole_rows() const { return stride_x == 1 && stride_y == 1 && low_x == 0 && pitch == width; }
+  // Columns of a row of planes that lie left of the source, in it and right of it.
+  int64_t left() const { return std::clamp<int64_t>(-low_x, 0, pitch * stride_x); }
+  int64_t middle() const { return std::clamp<int64_t>(width - from(), 0, pitch * stride_x - left()); }
+  int64_t right() const { return pitch * stride_x - left() - middle(); }
+  int64_t from() const { return std::max<int64_t>(0, low_x); }  // the first column of the source that is read
+  // Rows are taken apart where they lie. Short ones are copied, since kernels take whole vectors, and pixels of more
+  // channels than a vector has lanes, which are read several times.
+  bool straight() const {
+    return stride_x == 1 && stride_y == 1 && middle() >= kMostLanes && channels <= kernels().vector_floats;
+  }
 
   int64_t offset(int64_t y, int64_t x, int64_t channel, int64_t plane_size) const {
     return (y % stride_y * lines() + x % stride_x * channels + channel) * plane_size + y / stride_y * pitch +
            x / stride_x;
   }
-  // The planes of output rows [first, first + rows), zero where there is no source.
-  void fill(const float* image, int64_t first, int64_t rows, int64_t plane_size, float* planes, float* copy) const;
+  // Zeros beside the source, and behind the rows, where products read on to the next whole vector: what is finite
+  // there does not matter, what is not costs time.
+  void clear(int64_t rows, int64_t plane_size, float* planes) const;
+  // The planes, cleared before, of output rows [first, first + rows), zero where there is no source: in `planes`, or
+  // where the image lies, if that is one plane without padding and `behind` floats follow it, which kernels may read.
+  const float* fill(const float* image, int64_t behind, int64_t first, int64_t rows, int64_t plane_size, float* planes,
+                    float* copy) const;
 };
 
 class NarrowCorrelation final : public Correlation {
@@ -65,6 +81,7 @@ class NarrowCorrelation final : public Correlation {
   int64_t q_rows;
   int64_t terms_of_all;  // of every phase
   PlanarSource source;
+  int64_t band_rows;  // rows whose planes stay in the second cache
 
   Axis axis_y(int64_t phase) const {
     return backward ? backward_axis(g.height, g.kernel_height, g.stride_height, g.dilation_height, g.pad_top, phase)
@@ -76,7 +93,6 @@ class NarrowCorrelation final : public Correlation {
   }
   int64_t to_plane(int64_t rows) const;
   int64_t to_floats(int64_t rows) const { return phases_x * to_channels * to_plane(rows); }
-  int64_t band_rows() const;
   int64_t table_floats() const { return round_up(2 * terms_of_all, 16); }  // int64
   void write_rows(const float* planes, int64_t plane_size, const Axis& y, Range band, float* to) const;
 };
@@ -101,12 +117,12 @@ class NarrowFilterGradient final : public FilterGradient {
   Conv2dGeometry g;
   int64_t depth, outputs;
   PlanarSource source;
+  int64_t band_rows;
 
   int64_t terms() const { return g.kernel_height * g.kernel_width * depth; }
   int64_t count(int64_t rows) const { return round_up((rows - 1) * source.pitch + g.out_width, 16); }
   int64_t dy_plane(int64_t rows) const;
-  int64_t band_rows() const;
-  int64_t bands() const { return (g.out_height + band_rows() - 1) / band_rows(); }
+  int64_t bands() const { return (g.out_height + band_rows - 1) / band_rows; }
 };
 
 }  // namespace fastbn

@@ -99,8 +99,10 @@ SOME = ["channels_17_31", "one_channel_28", "few_channels", "groups_2", "depthwi
     [
         *SOME,
         "empty_batch",
+        "few_terms_23",
         "narrow_5_1",
         "narrow_dilated",
+        "narrow_in_place",
         "narrow_pointwise",
         "primes",
         "dilation_stride",
@@ -172,7 +174,18 @@ def test_channels_first(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["wide_32_64", "few_channels", "narrow_3_2", "narrow_17_5", "narrow_groups", "cnn_conv_1", "same_64"]
+    "name",
+    [
+        "wide_32_64",
+        "few_channels",
+        "few_terms_61",
+        "narrow_3_2",
+        "narrow_17_5",
+        "narrow_groups",
+        "narrow_in_place",
+        "cnn_conv_1",
+        "same_64",
+    ],
 )
 def test_a_sample_does_not_depend_on_its_batch(name, isa):
     case = BY_NAME[name]
@@ -188,6 +201,7 @@ NAN_CASES = [
     "channels_17_31",
     "one_channel_no_bias",
     "few_channels",
+    "narrow_in_place",
     "narrow_7_3_to_crop",
     "groups_2",
     "depthwise",
