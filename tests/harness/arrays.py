@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,3 +72,19 @@ def transposed(x: npt.NDArray[np.generic] | None) -> npt.NDArray[np.generic] | N
 
 
 VIEWS = {"gaps": every_second, "negative_strides": reversed_axes, "fortran": transposed, "unaligned": unaligned}
+
+
+def walled(x: npt.NDArray[np.float32] | None, at_end: bool) -> npt.NDArray[np.float32] | None:
+    """A copy that ends (else: begins) where memory that nobody may read begins (ends): a stray access is a crash."""
+    if x is None or x.size == 0:
+        return x
+    page = mmap.PAGESIZE
+    inside = -(-x.nbytes // page) * page
+    memory = mmap.mmap(-1, inside + 2 * page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    protect = ctypes.CDLL(None).mprotect
+    for wall in (start, start + page + inside):
+        assert protect(ctypes.c_void_p(wall), ctypes.c_size_t(page), 0) == 0
+    array = np.frombuffer(memory, x.dtype, x.size, page + (inside - x.nbytes if at_end else 0)).reshape(x.shape)
+    array[...] = x
+    return array
