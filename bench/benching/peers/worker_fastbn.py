@@ -253,11 +253,12 @@ class FastbnWorker(Worker):
             }
             return {"losses": losses, "norms": norms}
 
-        # And what one rounding of the inputs makes of it, in several directions: batch-norms over four rows and the
-        # kinks of ReLUs multiply some of them ten thousandfold.
+        # And what ten roundings of the inputs, about what sums in another order differ by, make of it in several
+        # directions: batch-norms over four rows and the kinks of ReLUs multiply some of them ten thousandfold.
         draw = np.random.default_rng(0)
         signs = [np.ones_like(x), -np.ones_like(x), *(draw.choice([-1, 1], x.shape) for _ in range(6))]
-        return {**steps(x), "disturbed": [steps(np.nextafter(x, np.float32(2) * sign)) for sign in signs]}
+        ten = np.float32(10 * 2.0**-24)
+        return {**steps(x), "disturbed": [steps((x + x * ten * sign).astype(np.float32)) for sign in signs]}
 
 
 if __name__ == "__main__":
