@@ -30,7 +30,7 @@ constexpr int64_t kFewDepth = 128;       // of k in one pass over all columns th
 
 // Of a gradient that is followed by an update: where x is packed, as much as keeps packing rare beside products; else
 // as much as stays in the first-level cache.
-constexpr int64_t kUpdateFloats = 1 << 15, kUpdateColumns = 8 * kDensePanel, kUpdateRows = 112;
+constexpr int64_t kUpdateFloats = 1 << 16, kUpdateColumns = 8 * kDensePanel, kUpdateRows = 112;
 
 // Numeric plan of backward_filter: up to kChainRows rows make one chain; more are cut into chains of at most
 // kLongChain, and their sums are added in order. A single chain over n rows loses digits with the root of n.
@@ -53,7 +53,9 @@ int64_t few_floats(int64_t rows) {
 }
 
 // Most rows of x and dy in one pass of backward_filter.
-int64_t filter_rows(int64_t rows, bool packed) { return packed || rows > kChainRows ? kLongChain : kRowsOfBatch; }
+int64_t filter_rows(int64_t rows, bool packed) {
+  return rows > kChainRows ? kLongChain : packed ? kChainRows : kRowsOfBatch;
+}
 
 int64_t round_up(int64_t n, int64_t grain) { return (n + grain - 1) / grain * grain; }
 
@@ -165,7 +167,7 @@ int64_t DensePlan::scratch(int64_t rows, int64_t columns) const {
 int64_t DensePlan::filter_scratch(int64_t rows, int64_t columns) const {
   const GemmKernels& k = kernels().gemm;
   const bool packed = packs_x(rows, columns);
-  const int64_t depth = std::min(rows, filter_rows(rows, packed));
+  const int64_t depth = std::min(rows, packed ? kChainRows : kLongChain);  // of fewer rows, too
   if (!packed) return std::max(depth * k.panel_floats, std::min(rows, kFewRows) * int64_t{k.wide_floats});
   return std::min(round_up(columns, k.panel_floats), kPanelsOfFilter * k.panel_floats) * depth +
          kTilesOfBlock * packed_tile(depth);
@@ -253,15 +255,15 @@ void DensePlan::backward_data(const float* dy, int64_t dy_stride, int64_t rows, 
   blocked_product(dy, dy_stride, rows, out_, end - begin, nullptr, FBN_LINEAR, 0, dx + begin, dx_stride, panel);
 }
 
-DensePlan::FilterBlock DensePlan::update_block(int64_t rows, int64_t columns) {
-  if (!packs_x(rows, columns)) return {kUpdateRows, kDensePanel};
-  const int64_t out = std::min(round_up(columns, kDensePanel), kUpdateColumns);
-  return {kUpdateFloats / out, out};
+DensePlan::FilterBlock DensePlan::update_block(int64_t rows, int64_t in, int64_t out) {
+  if (!packs_x(rows, out)) return {kUpdateRows, kDensePanel};
+  const int64_t columns = std::min(round_up(out, kDensePanel), kUpdateColumns);
+  return {even_block(in, kUpdateFloats / columns), columns};
 }
 
 int64_t DensePlan::update_scratch(int64_t rows, int64_t columns) const {
-  const FilterBlock block = update_block(rows, columns);
-  return block.in * block.out + filter_scratch(rows, block.out);
+  const int64_t block = packs_x(rows, columns) ? kUpdateFloats : kUpdateRows * kDensePanel;
+  return block + filter_scratch(rows, std::min(round_up(columns, kDensePanel), kUpdateColumns));
 }
 
 // Low tiles read packed rows of x and have no registers left for an update: theirs follows a gradient in the cache.

@@ -70,12 +70,12 @@ class DensePlan {
   // even chains of at most 512, added in order.
   void backward_filter(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride, int64_t rows,
                        float* dkernel, Range in, Range out, float* scratch) const noexcept;
-  // How much of a gradient over `rows` rows into at most `columns` columns to make before weights are updated with it:
-  // it stays in the second-level cache, or in the first.
+  // How much of a gradient over `rows` rows, of in x out elements, to make before weights are updated with it: it stays
+  // in the second-level cache, or in the first.
   struct FilterBlock {
     int64_t in, out;
   };
-  static FilterBlock update_block(int64_t rows, int64_t columns);
+  static FilterBlock update_block(int64_t rows, int64_t in, int64_t out);
   // Floats of scratch for a block and the making of it.
   int64_t update_scratch(int64_t rows, int64_t columns) const;
   // Whether the gradient over so many rows is best not stored, but ends in an update of W.

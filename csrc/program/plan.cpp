@@ -20,12 +20,12 @@ char* StepContext::address(int value) const {
   return nullptr;
 }
 
-int64_t Plan::tasks(const PhasePlan& phase, int64_t batch) const {
+int64_t Plan::tasks(const PhasePlan& phase, int64_t batch, int lanes) const {
   switch (phase.domain) {
     case Domain::samples:
       return chunks(batch);
     case Domain::features:
-      return (phase.columns + phase.slice - 1) / phase.slice;
+      return (phase.columns + phase.task_columns(lanes) - 1) / phase.task_columns(lanes);
     case Domain::single: {
       int64_t count = 0;
       for (const int s : phase.steps) count += steps[static_cast<size_t>(s)].tasks;
@@ -79,15 +79,17 @@ void Plan::run_task(const PhasePlan& phase, const Run& run, int64_t task, int la
   c.task = task;
   StepRunner run_step(*this, run, lane);
   switch (phase.domain) {
-    case Domain::features:
+    case Domain::features: {
+      const int64_t columns = phase.task_columns(run.lane_count);
       c.count = run.batch;
-      c.begin = task * phase.slice;
-      c.end = std::min(c.begin + phase.slice, phase.columns);
+      c.begin = task * columns;
+      c.end = std::min(c.begin + columns, phase.columns);
       for (const int s : phase.steps) {
         const Step& step = steps[static_cast<size_t>(s)];
         if (!step.solo || task == 0) run_step(s, c);
       }
       return;
+    }
     case Domain::single:
       for (const int s : phase.steps) {
         const Step& step = steps[static_cast<size_t>(s)];

@@ -55,6 +55,7 @@ struct Run {
   float* out = nullptr;            // prediction: rows of this run's samples
   char* arena = nullptr;
   char* lanes = nullptr;  // lane scratch, plan->lane_bytes each
+  int lane_count = 1;
   UpdateRule rule{};
   uint64_t iteration = 0;          // keys the dropout masks
   uint64_t* lane_ticks = nullptr;  // timing: [lane][Plan::lane_ticks()], or nullptr
@@ -104,6 +105,10 @@ struct Step {
   std::string note;                         // for the report: the algorithm, or what happens here too
 };
 
+// A task of a features phase takes as many slices as leave each lane so many tasks, since each task packs the other
+// side of its products again; and at most so many columns.
+inline constexpr int64_t kTasksOfLane = 2, kWidestTask = 256;
+
 struct Segment {  // consecutive steps of a samples phase with one block size
   int first_step, last_step;
   bool whole_chunk;
@@ -114,11 +119,16 @@ struct Segment {  // consecutive steps of a samples phase with one block size
 struct PhasePlan {
   Domain domain;
   int64_t columns = 0, rows_per_sample = 0;  // features
-  int64_t slice = 0;                         // features: columns of a task
+  int64_t slice = 0;                         // features: fewest columns of a task
   std::vector<int> steps;
   std::vector<Segment> segments;  // samples
   int64_t chunk_region = 0;       // samples: bytes of chunk storage in the lane scratch
   bool backwards = false;         // tasks are taken from the end
+
+  int64_t slices() const { return (columns + slice - 1) / slice; }
+  int64_t task_columns(int lanes) const {
+    return slice * std::clamp<int64_t>(slices() / (kTasksOfLane * lanes), 1, std::max<int64_t>(1, kWidestTask / slice));
+  }
 };
 
 // Layers that became part of an operator.
@@ -147,7 +157,7 @@ struct Plan {
 
   int64_t chunks(int64_t batch) const { return (batch + chunk - 1) / chunk; }
   int64_t chunk_size(int64_t batch, int64_t i) const { return std::min(chunk, batch - i * chunk); }
-  int64_t tasks(const PhasePlan& phase, int64_t batch) const;
+  int64_t tasks(const PhasePlan& phase, int64_t batch, int lanes) const;
   // Ticks of a lane, a multiple of two cache lines: lanes do not write into each other's.
   size_t lane_ticks() const { return (kStepTicks + steps.size() + 15) / 16 * 16; }
   void run_task(const PhasePlan& phase, const Run& run, int64_t task, int lane) const;

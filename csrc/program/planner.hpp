@@ -23,8 +23,7 @@ namespace fastbn {
 
 // Parts of the numeric plan: they decide bits, so they depend on nothing that is measured.
 inline constexpr int64_t kChunks = 16;  // of a batch: tasks of a samples phase, and partial weight gradients
-// An eighth of a feature axis to a task, and at most so many columns: enough tasks for some threads, and wide ones,
-// since each packs the gradient again for its own columns.
+// An eighth of a feature axis to a slice, and at most so many columns: enough tasks for some threads.
 inline constexpr int64_t kSlices = 8, kWidestSlice = 128;
 inline constexpr int64_t kSmallKernelBytes = 65536;  // a dense kernel that a chunk may stream without a thought
 inline constexpr int64_t kCacheAdvantage = 8;        // a byte from the cache costs an eighth of one from memory
@@ -48,6 +47,7 @@ class Planner {
     const PhasePlan& p = phase();
     return p.domain == Domain::features && p.columns == columns && p.rows_per_sample == rows;
   }
+  int64_t widest_task() { return std::min(round_up(phase().columns, kDensePanel), kWidestTask); }
   bool written_here(int value) const { return plan_->values[static_cast<size_t>(value)].phase == phase_index(); }
 
   // Makes the current phase one where a step of this domain may be put that needs all of `whole`.

@@ -210,6 +210,7 @@ class Program::Lease {
 void Program::replay(Replayable& target, Run& run, const Exec& exec) {
   const Plan& plan = *target.plan;
   run.plan = &plan;
+  run.lane_count = exec.lanes;
   struct Runner {
     const Run* run;
     const PhasePlan* phase;
@@ -224,7 +225,7 @@ void Program::replay(Replayable& target, Run& run, const Exec& exec) {
   for (const PhasePlan& phase : plan.phases) {
     if (phase.steps.empty()) continue;
     runners.push_back({&run, &phase});
-    phases.push_back({plan.tasks(phase, run.batch), TaskRef(runners.back()), phase.backwards});
+    phases.push_back({plan.tasks(phase, run.batch, run.lane_count), TaskRef(runners.back()), phase.backwards});
   }
   const double work = plan.work_fixed + plan.work_per_sample * static_cast<double>(run.batch);
   if (exec.description.empty()) return execute(exec, phases, work);

@@ -132,8 +132,8 @@ std::string describe(const Plan& plan, const Graph& graph) {
     text += concatenate("\nphase ", number, ": ");
     if (phase.domain == Domain::single) text += "each step by itself\n";
     if (phase.domain == Domain::features)
-      text +=
-          concatenate("split by columns, ", std::min(phase.slice, phase.columns), " of ", phase.columns, " a task\n");
+      text += concatenate("split by columns, ", std::min(phase.slice, phase.columns), " of ", phase.columns, " a task",
+                          phase.slices() > 1 ? ", or more on few threads\n" : "\n");
     if (phase.domain == Domain::samples)
       text += concatenate("split by samples, a chunk a task", phase.backwards ? ", the last one first" : "", "\n");
     size_t place = 0;
@@ -237,7 +237,7 @@ int64_t calls_of(const Plan& plan, const PhasePlan& phase, size_t place, int64_t
     case Domain::single:
       return step.tasks;
     case Domain::features:
-      return step.solo ? 1 : plan.tasks(phase, batch);
+      return step.solo ? 1 : plan.tasks(phase, batch, fbn_get_num_threads());
     case Domain::samples:
       break;
   }

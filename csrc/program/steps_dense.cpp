@@ -51,7 +51,7 @@ void Planner::forward_dense(const Op& op, bool feeds_loss) {
   s.fixed_bytes = kernel->size * 4;
   s.whole_chunk = blocks;
   s.scratch_floats = blocks ? plan.scratch(plan_->chunk * in.rows, out.columns)
-                            : plan.scratch(request_.capacity * in.rows, phase().slice);
+                            : plan.scratch(request_.capacity * in.rows, widest_task());
   s.run = [plan, w, op, in, out, x, y](const StepContext& c) {
     const Range columns = c.columns(out.columns);
     plan.forward(c.at(x), in.columns, c.count * in.rows, w.kernel, w.bias, op.activation, op.alpha, c.at(y),
@@ -153,7 +153,7 @@ void Planner::backward_dense(const Op& op, int dy) {
     Step s = step(op, "backward_data", FBN_BACKWARD, {dz}, {dx});
     s.multiply_adds = node(op).multiply_adds;
     s.fixed_bytes = kernel->size * 4;
-    s.scratch_floats = plan.scratch(request_.capacity * in.rows, phase().slice);
+    s.scratch_floats = plan.scratch(request_.capacity * in.rows, widest_task());
     s.run = [=](const StepContext& c) {
       plan.backward_data(c.at(dz), out.columns, c.count * in.rows, kernel->value.floats(), c.at(dx), in.columns,
                          c.begin, c.end, c.scratch);
@@ -173,7 +173,7 @@ void Planner::emit_dense_filter(const Op& op, const DensePlan& plan, int x, int 
   s.note = "updated here";
   s.multiply_adds = node(op).multiply_adds;
   s.fixed_bytes = kernel->size * 4 * (2 + 2 * store->slot_count);
-  s.scratch_floats = plan.update_scratch(request_.capacity * rows, by_outputs ? phase().slice : out);
+  s.scratch_floats = plan.update_scratch(request_.capacity * rows, by_outputs ? widest_task() : out);
   s.run = [=](const StepContext& c) {
     const Range ks = by_outputs ? Range{0, in} : Range{c.begin, c.end};
     const Range columns = by_outputs ? Range{c.begin, c.end} : Range{0, out};
@@ -184,7 +184,7 @@ void Planner::emit_dense_filter(const Op& op, const DensePlan& plan, int x, int 
       return plan.backward_filter_update(c.at(x), in, c.at(dz), out, c.count * rows, kernel->value.floats(), ks,
                                          columns, update, c.scratch);
     }
-    const DensePlan::FilterBlock block = DensePlan::update_block(c.count * rows, columns.size());
+    const DensePlan::FilterBlock block = DensePlan::update_block(c.count * rows, ks.size(), columns.size());
     float* scratch = c.scratch + block.in * block.out;
     for (int64_t j = columns.begin; j < columns.end; j += block.out) {
       const Range part_out{j, std::min(j + block.out, columns.end)};

@@ -152,3 +152,22 @@ def test_block_and_cache_sizes(name):
     for block_bytes in (1, 4096, 48 * 1024, 1 << 20, 1 << 30):
         for threads in (1, 3):
             assert trained(threads, block_bytes) == expected, f"block_bytes={block_bytes}, {threads} threads"
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_fewer_rows_than_the_program_was_made_for(optimizer, isa):
+    """Longer chains than those of a full batch, whose gradient is cut into chains of 512 rows."""
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((1500, 300), np.float32), rng.standard_normal((1500, 64), np.float32)
+    model = fastbn.Sequential([fastbn.Input((300,)), layers.Dense(512, activation="relu"), layers.Dense(64)])
+    model.compile(optimizer, "mse")
+    start = model.get_weights()
+    found = []
+    for threads in (1, *THREADS):
+        with using_threads(threads):
+            model.compile(optimizer, "mse")
+            model.set_weights(start)
+            for rows in (1500, 900, 1024, 1025):
+                model.train_on_batch(x[:rows], y[:rows])
+            found.append(digest(model.get_weights()))
+    assert set(found) == {found[0]}
