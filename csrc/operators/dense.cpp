@@ -408,11 +408,15 @@ void validate(const char* operation, const fbn_dense* d) {
   checked_product(operation, {d->in_features, d->out_features});
 }
 
-// Tasks of one pass: a grid of column and row parts, columns first, since every row part packs its columns again. Of
-// few tasks a lane, the grid whose longest lane has least to do, where packing counts as two rows.
+// What packing counts as: every row part packs its columns of W again, and every part of a gradient its dy.
+constexpr int64_t kPackedRows = 2, kPackedColumns = 8;
+
+// Tasks of one pass: a grid of column and row parts, columns first. Of few tasks a lane, the grid whose longest lane
+// has least to do.
 struct Grid {
   int64_t rows, columns, row_parts = 1, column_parts = 1, grain;
-  Grid(int64_t rows_, int64_t columns_, int64_t grain_, double work, int lanes)
+  Grid(int64_t rows_, int64_t columns_, int64_t grain_, int64_t packed_rows, int64_t packed_columns, double work,
+       int lanes)
       : rows(rows_), columns(columns_), grain(grain_) {
     lanes = worthwhile_lanes(lanes, work);
     const int64_t wanted = wanted_tasks(work, lanes, 4);
@@ -428,7 +432,7 @@ struct Grid {
       for (int64_t r = 1; r <= most_rows; ++r) {
         const int64_t share = (c * r + lanes - 1) / lanes, width = round_up((columns + c - 1) / c, grain);
         const int64_t height = (rows + r - 1) / r;
-        const double longest = double(share) * double(width) * double(height + 2);
+        const double longest = double(share) * double(width + packed_columns) * double(height + packed_rows);
         if (longest > least) continue;
         least = longest;
         column_parts = c;
@@ -465,7 +469,7 @@ fbn_status fbn_dense_forward(const fbn_dense* d, const float* x, const float* ke
     const int64_t rows = d->rows, in = d->in_features, out = d->out_features;
     const DensePlan plan(in, out);
     const double work = 2.0 * double(rows) * double(in) * double(out);
-    const Grid grid(rows, out, DensePlan::column_grain(), work, run.lanes);
+    const Grid grid(rows, out, DensePlan::column_grain(), kPackedRows, 0, work, run.lanes);
     const int64_t lane_scratch = round_up(plan.scratch(rows, grid.widest()), 16);
     Workspace workspace(operation, run);
     const size_t scratch_at = workspace.reserve<float>(checked_product(operation, {lane_scratch, run.lanes}));
@@ -509,7 +513,8 @@ fbn_status fbn_dense_backward(const fbn_dense* d, const float* dy, const float* 
     const DensePlan plan(in, out);
     const int64_t grain = DensePlan::column_grain();
     const double product = 2.0 * double(rows) * double(in) * double(out);
-    const Grid data(rows, in, grain, product, run.lanes), filter(1, in, kernels().gemm.tile_rows, product, run.lanes);
+    const Grid data(rows, in, grain, kPackedRows, 0, product, run.lanes);
+    const Grid filter(1, in, kernels().gemm.tile_rows, 0, kPackedColumns, product, run.lanes);
     const int64_t bias_parts = dbias ? (out + grain - 1) / grain : 0;
     const int64_t own_scratch = std::max(plan.scratch(rows, std::max(data.widest(), filter.widest())),
                                          dkernel ? plan.filter_scratch(rows, out) : int64_t{0});
