@@ -103,11 +103,6 @@ FASTBN_INLINE void interleave_all(vfloat (&rows)[N]) {
 // The inverse of interleave_all.
 template <int N>
 FASTBN_INLINE void take_all_apart(vfloat (&rows)[N]) {
-#if FASTBN_LANES == 8
-  if constexpr (N == 8) {
-    return interleave_all(rows);
-  }
-#endif
   for (int passes = 1; passes < N; passes *= 2) {
     vfloat next[N];
     for (int i = 0; i < N / 2; ++i) {
