@@ -254,19 +254,19 @@ void filter(const PlanarFilterArgs& g) {
 // body(from, to, i) for blocks of kLanes pixels from i on of each row; the last overlaps the one before it, so that
 // nothing else is touched.
 template <class Body>
-FASTBN_INLINE void for_each_block(const PlaneRows& l, const float* from, int64_t from_row, float* to, int64_t to_row,
-                                  Body body) {
-  const int64_t rows = l.rows, count = l.count;
+FASTBN_INLINE void for_each_block(const PlaneRows& layout, const float* from, int64_t from_row, float* to,
+                                  int64_t to_row, Body body) {
+  const int64_t rows = layout.rows, count = layout.count;
   for (int64_t r = 0; r < rows; ++r, from += from_row, to += to_row) {
     for (int64_t i = 0; i < count; i += kLanes) body(from, to, i + kLanes <= count ? i : count - kLanes);
   }
 }
 
 template <int N>
-void to_few_planes(const PlaneRows& l, const float* pixels, float* planes) {
+void to_few_planes(const PlaneRows& layout, const float* pixels, float* planes) {
   for_each_block(
-      l, pixels, l.pixel_row, planes,
-      l.plane_row, [&](const float* from, float* to, int64_t i) __attribute__((always_inline)) {
+      layout, pixels, layout.pixel_row, planes,
+      layout.plane_row, [&](const float* from, float* to, int64_t i) __attribute__((always_inline)) {
         vfloat rows[N];
         if constexpr (N == kColumnsAtOnce) {
           load_columns(from + i * N, N, rows);
@@ -274,16 +274,16 @@ void to_few_planes(const PlaneRows& l, const float* pixels, float* planes) {
           for (int v = 0; v < N; ++v) rows[v] = load(from + i * N + v * kLanes);
           take_all_apart<N>(rows);
         }
-        for (int p = 0; p < N; ++p) store(to + p * l.plane + i, rows[p]);
+        for (int p = 0; p < N; ++p) store(to + p * layout.plane + i, rows[p]);
       });
 }
 template <int N>
-void from_few_planes(const PlaneRows& l, const float* planes, float* pixels) {
+void from_few_planes(const PlaneRows& layout, const float* planes, float* pixels) {
   for_each_block(
-      l, planes, l.plane_row, pixels,
-      l.pixel_row, [&](const float* from, float* to, int64_t i) __attribute__((always_inline)) {
+      layout, planes, layout.plane_row, pixels,
+      layout.pixel_row, [&](const float* from, float* to, int64_t i) __attribute__((always_inline)) {
         vfloat rows[N];
-        for (int p = 0; p < N; ++p) rows[p] = load(from + p * l.plane + i);
+        for (int p = 0; p < N; ++p) rows[p] = load(from + p * layout.plane + i);
         if constexpr (N == kColumnsAtOnce) {
           store_columns(to + i * N, N, rows);
         } else {
@@ -294,13 +294,13 @@ void from_few_planes(const PlaneRows& l, const float* planes, float* pixels) {
 }
 
 // Any number of planes, kLanes at a time.
-void to_many_planes(const PlaneRows& l, const float* pixels, float* planes) {
-  const int64_t channels = l.planes, plane = l.plane;
+void to_many_planes(const PlaneRows& layout, const float* pixels, float* planes) {
+  const int64_t channels = layout.planes, plane = layout.plane;
   for (int64_t p = 0; p < channels; p += kLanes) {
     const int64_t here = channels - p < kLanes ? channels - p : kLanes;
     for_each_block(
-        l, pixels + p, l.pixel_row, planes + p * plane,
-        l.plane_row, [&](const float* from, float* to, int64_t i) __attribute__((always_inline)) {
+        layout, pixels + p, layout.pixel_row, planes + p * plane,
+        layout.plane_row, [&](const float* from, float* to, int64_t i) __attribute__((always_inline)) {
           vfloat rows[kLanes];
           for (int v = 0; v < kLanes; ++v) rows[v] = load_partial(from + (i + v) * channels, here);
           transpose(rows);
@@ -310,13 +310,13 @@ void to_many_planes(const PlaneRows& l, const float* pixels, float* planes) {
         });
   }
 }
-void from_many_planes(const PlaneRows& l, const float* planes, float* pixels) {
-  const int64_t channels = l.planes, plane = l.plane;
+void from_many_planes(const PlaneRows& layout, const float* planes, float* pixels) {
+  const int64_t channels = layout.planes, plane = layout.plane;
   for (int64_t p = 0; p < channels; p += kLanes) {
     const int64_t here = channels - p < kLanes ? channels - p : kLanes;
     for_each_block(
-        l, planes + p * plane, l.plane_row, pixels + p,
-        l.pixel_row, [&](const float* from, float* to, int64_t i) __attribute__((always_inline)) {
+        layout, planes + p * plane, layout.plane_row, pixels + p,
+        layout.pixel_row, [&](const float* from, float* to, int64_t i) __attribute__((always_inline)) {
           vfloat rows[kLanes];
           for (int v = 0; v < kLanes; ++v) rows[v] = v < here ? load(from + v * plane + i) : vfloat{};
           transpose(rows);
@@ -325,41 +325,41 @@ void from_many_planes(const PlaneRows& l, const float* planes, float* pixels) {
   }
 }
 
-void to_planes(const PlaneRows& l, const float* pixels, float* planes) {
-  if (l.planes == 1) {
-    for (int64_t r = 0; r < l.rows; ++r)
-      memcpy(planes + r * l.plane_row, pixels + r * l.pixel_row, (size_t)l.count * sizeof(float));
-  } else if (l.count < kLanes) {
-    for (int64_t r = 0; r < l.rows; ++r, pixels += l.pixel_row, planes += l.plane_row) {
-      for (int64_t i = 0; i < l.count; ++i) {
-        for (int64_t p = 0; p < l.planes; ++p) planes[p * l.plane + i] = pixels[i * l.planes + p];
+void to_planes(const PlaneRows& layout, const float* pixels, float* planes) {
+  if (layout.planes == 1) {
+    for (int64_t r = 0; r < layout.rows; ++r)
+      memcpy(planes + r * layout.plane_row, pixels + r * layout.pixel_row, (size_t)layout.count * sizeof(float));
+  } else if (layout.count < kLanes) {
+    for (int64_t r = 0; r < layout.rows; ++r, pixels += layout.pixel_row, planes += layout.plane_row) {
+      for (int64_t i = 0; i < layout.count; ++i) {
+        for (int64_t p = 0; p < layout.planes; ++p) planes[p * layout.plane + i] = pixels[i * layout.planes + p];
       }
     }
-  } else if (l.planes == 2) {
-    to_few_planes<2>(l, pixels, planes);
-  } else if (l.planes == 4) {
-    to_few_planes<4>(l, pixels, planes);
+  } else if (layout.planes == 2) {
+    to_few_planes<2>(layout, pixels, planes);
+  } else if (layout.planes == 4) {
+    to_few_planes<4>(layout, pixels, planes);
   } else {
-    to_many_planes(l, pixels, planes);
+    to_many_planes(layout, pixels, planes);
   }
 }
 
-void from_planes(const PlaneRows& l, const float* planes, float* pixels) {
-  if (l.planes == 1) {
-    for (int64_t r = 0; r < l.rows; ++r)
-      memcpy(pixels + r * l.pixel_row, planes + r * l.plane_row, (size_t)l.count * sizeof(float));
-  } else if (l.count < kLanes) {
-    for (int64_t r = 0; r < l.rows; ++r, pixels += l.pixel_row, planes += l.plane_row) {
-      for (int64_t i = 0; i < l.count; ++i) {
-        for (int64_t p = 0; p < l.planes; ++p) pixels[i * l.planes + p] = planes[p * l.plane + i];
+void from_planes(const PlaneRows& layout, const float* planes, float* pixels) {
+  if (layout.planes == 1) {
+    for (int64_t r = 0; r < layout.rows; ++r)
+      memcpy(pixels + r * layout.pixel_row, planes + r * layout.plane_row, (size_t)layout.count * sizeof(float));
+  } else if (layout.count < kLanes) {
+    for (int64_t r = 0; r < layout.rows; ++r, pixels += layout.pixel_row, planes += layout.plane_row) {
+      for (int64_t i = 0; i < layout.count; ++i) {
+        for (int64_t p = 0; p < layout.planes; ++p) pixels[i * layout.planes + p] = planes[p * layout.plane + i];
       }
     }
-  } else if (l.planes == 2) {
-    from_few_planes<2>(l, planes, pixels);
-  } else if (l.planes == 4) {
-    from_few_planes<4>(l, planes, pixels);
+  } else if (layout.planes == 2) {
+    from_few_planes<2>(layout, planes, pixels);
+  } else if (layout.planes == 4) {
+    from_few_planes<4>(layout, planes, pixels);
   } else {
-    from_many_planes(l, planes, pixels);
+    from_many_planes(layout, planes, pixels);
   }
 }
 

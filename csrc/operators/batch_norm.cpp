@@ -105,8 +105,8 @@ class Parts {
   // `rows` of a batch of `total`: a shard is cut as the batch is.
   Parts(int64_t rows, int64_t total, int64_t channels)
       : rows_(rows), channels_(channels), chunk_(chunk_rows(total, channels)) {
-    chunks_ = std::max<int64_t>((rows + chunk_ - 1) / chunk_, 1);
-    slices_ = (channels + kSlice - 1) / kSlice;
+    chunks_ = std::max<int64_t>(ceil_div(rows, chunk_), 1);
+    slices_ = ceil_div(channels, kSlice);
   }
   // Enough rows in a chunk that its partial sums (float64) are small beside its data.
   static int64_t chunk_rows(int64_t total, int64_t channels) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "runtime/ranges.hpp"
 #include "runtime/status.hpp"
 
 namespace fastbn {
@@ -31,7 +32,7 @@ inline void require_activation(const char* operation, int32_t activation, float 
 // The number of tasks that `total` elements are cut into when nothing but speed depends on it.
 inline int64_t task_count(int64_t total) {
   constexpr int64_t kTaskElements = 16384;
-  return (total + kTaskElements - 1) / kTaskElements;
+  return ceil_div(total, kTaskElements);
 }
 
 // Tasks to cut `work` floating-point operations into where any cut gives the same bits: `a_lane` for each of several

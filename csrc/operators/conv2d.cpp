@@ -95,6 +95,8 @@ std::string describe(const fbn_conv2d& d, const Conv2dGeometry& g) {
   if (g.stride_height * g.stride_width > 1) text += concatenate(", stride ", g.stride_height, "x", g.stride_width);
   if (g.dilation_height * g.dilation_width > 1)
     text += concatenate(", dilation ", g.dilation_height, "x", g.dilation_width);
+  if (d.padding == FBN_PADDING_EXPLICIT)
+    text += concatenate(", padding ", g.pad_top, "+", g.pad_bottom, "x", g.pad_left, "+", g.pad_right);
   if (g.groups > 1) text += concatenate(", groups ", g.groups);
   return text;
 }
@@ -117,7 +119,7 @@ struct Split {
     }
     image_parts = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, images));
     const int64_t pixels = rows * c.row_pixels();
-    row_parts = std::min((wanted + image_parts - 1) / image_parts, std::clamp<int64_t>(pixels / 64, 1, rows));
+    row_parts = std::min(ceil_div(wanted, image_parts), std::clamp<int64_t>(pixels / 64, 1, rows));
     unit_parts = std::min((wanted + image_parts * row_parts - 1) / (image_parts * row_parts), units);
   }
   int64_t tasks() const { return images > 0 ? image_parts * row_parts * unit_parts : 0; }
@@ -248,10 +250,10 @@ fbn_status fbn_conv2d_backward(const fbn_conv2d* d, const float* dy, const float
     const int64_t wanted = wanted_tasks(product, run.lanes, 2);
     const int64_t unit_parts = partial ? 1 : std::clamp<int64_t>(f->unit_parts(wanted), 1, f->units());
     const int64_t row_parts = partial ? 1
-                                      : std::clamp<int64_t>((wanted + unit_parts - 1) / unit_parts, 1,
+                                      : std::clamp<int64_t>(ceil_div(wanted, unit_parts), 1,
                                                             std::max<int64_t>(1, f->rows() / f->row_grain()));
     const int64_t filter_tasks = !dkernel ? 0 : partial ? chunks : unit_parts * row_parts;
-    const int64_t filter_units = (f->units() + unit_parts - 1) / unit_parts;
+    const int64_t filter_units = ceil_div(f->units(), unit_parts);
 
     const int64_t bias_rows = images * g.out_height * g.out_width;
     const int64_t bias_chunks = !dbias ? 0 : std::clamp<int64_t>(bias_rows / 64, 1, kBiasChunks);

@@ -12,7 +12,7 @@ namespace {
 // The taps t of output q of an axis whose source q * stride + base + t * delta lies in [0, extent).
 Range taps_inside(const Axis& axis, int64_t q, int64_t extent) {
   const int64_t at = q * axis.stride + axis.base;
-  const int64_t begin = at >= 0 ? 0 : (-at + axis.delta - 1) / axis.delta;
+  const int64_t begin = at >= 0 ? 0 : ceil_div(-at, axis.delta);
   const int64_t end = at >= extent ? 0 : (extent - 1 - at) / axis.delta + 1;
   return {std::min(begin, axis.taps), std::clamp(end, std::min(begin, axis.taps), axis.taps)};
 }
@@ -22,7 +22,7 @@ template <class Run>
 void for_columns(const Axis& axis, int64_t extent, Run run) {
   if (axis.count <= 0 || axis.taps <= 0) return;
   const int64_t reach = axis.base + (axis.taps - 1) * axis.delta;
-  const int64_t first = std::min(axis.count, axis.base >= 0 ? 0 : (-axis.base + axis.stride - 1) / axis.stride);
+  const int64_t first = std::min(axis.count, axis.base >= 0 ? 0 : ceil_div(-axis.base, axis.stride));
   const int64_t end = std::clamp(reach >= extent ? 0 : (extent - 1 - reach) / axis.stride + 1, first, axis.count);
   for (int64_t q = 0; q < first; ++q) run(q, 1, taps_inside(axis, q, extent));
   if (end > first) run(first, end - first, Range{0, axis.taps});

@@ -80,9 +80,9 @@ class DepthwiseFilterGradient final : public FilterGradient {
 
   int64_t band_rows() const {
     const int64_t parts = parts_of_at_most(g.out_height, std::max<int64_t>(1, kChainPixels / g.out_width));
-    return (g.out_height + parts - 1) / parts;
+    return ceil_div(g.out_height, parts);
   }
-  int64_t bands() const { return (g.out_height + band_rows() - 1) / band_rows(); }
+  int64_t bands() const { return ceil_div(g.out_height, band_rows()); }
 };
 
 }  // namespace fastbn

@@ -21,7 +21,7 @@ class NextBlock {
     a->next_floats = 0;
     if (at_ == count_) return;
     Run& run = runs_[at_];
-    const int64_t some = std::min(run.floats, (a->m + tile_rows - 1) / tile_rows * a->k * a->batch * kNextFloats);
+    const int64_t some = std::min(run.floats, ceil_div(a->m, tile_rows) * a->k * a->batch * kNextFloats);
     a->next = run.from;
     a->next_floats = some;
     run.from += some;
@@ -47,7 +47,7 @@ Axis forward_axis(int64_t out, int64_t kernel, int64_t stride, int64_t dilation,
 // Inputs at phase + q * stride meet the taps k with phase + pad - k * dilation = stride * (output), that is every
 // stride / gcd(stride, dilation)-th one, in falling order; taken in rising order of the output.
 Axis backward_axis(int64_t in, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad, int64_t phase) {
-  Axis axis{phase, stride, (in - phase + stride - 1) / stride, 1, 0, 1, 0, 0, 0};
+  Axis axis{phase, stride, ceil_div(in - phase, stride), 1, 0, 1, 0, 0, 0};
   const int64_t common = std::gcd(stride, dilation), period = stride / common;
   for (int64_t k = 0; k < std::min(kernel, period); ++k) {
     if ((phase + pad - k * dilation) % stride != 0) continue;

@@ -79,7 +79,7 @@ class DirectCorrelation final : public Correlation {
   }
 
   // Units are the panels of all groups; every phase has the same.
-  int64_t panels() const { return (outputs + panel - 1) / panel; }
+  int64_t panels() const { return ceil_div(outputs, panel); }
   int64_t packed_width() const { return g.groups * round_up(outputs, lanes) * depth; }
 
   // The channels that units [begin, end) produce.
@@ -101,11 +101,11 @@ class DirectCorrelation final : public Correlation {
     int64_t most = fit > ext_y ? (fit - ext_y) / stride_y + 1 : 1;
     if (packed_size() <= kSmallWeights) {
       const int64_t written = (backward ? g.stride_height : 1) * to_width * to_channels;
-      const int64_t least = (4 * kernels().gemm.tile_rows + to_width - 1) / to_width;
+      const int64_t least = ceil_div(4 * kernels().gemm.tile_rows, to_width);
       most = std::min(most, std::max(kWrittenFloats / written, least));
     }
     const int64_t bands = parts_of_at_most(q_rows, most);
-    return (q_rows + bands - 1) / bands;
+    return ceil_div(q_rows, bands);
   }
   int64_t block_images() const {
     if (band_rows() < q_rows) return 1;
@@ -126,7 +126,7 @@ class DirectFilterGradient final : public FilterGradient {
 
   const char* name() const override { return source.name(); }
   std::string tile() const override { return text(kernels().gemm.tile(std::min(panel, outputs))); }
-  int64_t granules(int64_t images) const override { return (images + images_joined - 1) / images_joined * bands(); }
+  int64_t granules(int64_t images) const override { return ceil_div(images, images_joined) * bands(); }
   int64_t images_of_granule() const override { return images_joined; }
   int64_t units() const override { return g.groups * panels(); }
   int64_t rows() const override { return g.kernel_height * g.kernel_width * depth; }  // of the gradient matrix
@@ -156,10 +156,10 @@ class DirectFilterGradient final : public FilterGradient {
 
   int64_t band_rows() const {
     const int64_t parts = parts_of_at_most(g.out_height, std::max<int64_t>(1, kChainPixels / g.out_width));
-    return (g.out_height + parts - 1) / parts;
+    return ceil_div(g.out_height, parts);
   }
-  int64_t bands() const { return (g.out_height + band_rows() - 1) / band_rows(); }
-  int64_t panels() const { return (outputs + panel - 1) / panel; }
+  int64_t bands() const { return ceil_div(g.out_height, band_rows()); }
+  int64_t panels() const { return ceil_div(outputs, panel); }
 
   // Whole output rows follow each other in the source without a gap.
   bool gapless() const { return g.stride_height * source.pitch() == g.out_width * g.stride_width * g.in_channels; }

@@ -20,7 +20,7 @@ int64_t resolve_axis(const char* operation, const char* name, int32_t padding, i
                      int64_t stride, int64_t dilation, int64_t& before, int64_t& after) {
   const int64_t extent = checked_product(operation, {kernel - 1, dilation}) + 1;
   if (padding == FBN_PADDING_SAME) {
-    const int64_t out = (in + stride - 1) / stride;
+    const int64_t out = ceil_div(in, stride);
     const int64_t total = std::max<int64_t>(0, (out - 1) * stride + extent - in);
     before = total / 2;
     after = total - before;

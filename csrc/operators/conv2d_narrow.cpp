@@ -30,7 +30,7 @@ int64_t rows_within(int64_t rows, int64_t limit, FloatsOf floats_of) {
     }
   }
   const int64_t bands = parts_of_at_most(rows, low);
-  return (rows + bands - 1) / bands;
+  return ceil_div(rows, bands);
 }
 
 // The cost model: cycles by the ports of a core that starts two multiply-adds, or two loads of which an unaligned
@@ -40,7 +40,7 @@ double plane_cost(int64_t planes) { return planes == 1 ? 1 : planes == 2 ? 2.5 :
 double load_bound(int64_t outputs) { return outputs == 1 ? 2.1 : outputs == 2 ? 1.2 : 1.0; }
 double direct_vectors(int64_t outputs) {
   const int64_t lanes = kernels().vector_floats;
-  const int64_t vectors = (outputs + lanes - 1) / lanes;
+  const int64_t vectors = ceil_div(outputs, lanes);
   return double(vectors);
 }
 constexpr double kMargin = 1.1;  // by which narrow must be ahead
@@ -51,7 +51,7 @@ int64_t PlanarSource::plane(int64_t rows) const { return plane_apart(plane_rows(
 
 int64_t PlanarSource::copied_rows() const {
   if (straight()) return 0;
-  return std::max((kMostLanes + pitch - 1) / pitch, kCopyFloats / row_floats());
+  return std::max(ceil_div(kMostLanes, pitch), kCopyFloats / row_floats());
 }
 
 void PlanarSource::clear(int64_t rows, int64_t plane_size, float* planes) const {

@@ -122,7 +122,7 @@ class NarrowFilterGradient final : public FilterGradient {
   int64_t terms() const { return g.kernel_height * g.kernel_width * depth; }
   int64_t count(int64_t rows) const { return round_up((rows - 1) * source.pitch + g.out_width, 16); }
   int64_t dy_plane(int64_t rows) const;
-  int64_t bands() const { return (g.out_height + band_rows - 1) / band_rows; }
+  int64_t bands() const { return ceil_div(g.out_height, band_rows); }
 };
 
 }  // namespace fastbn

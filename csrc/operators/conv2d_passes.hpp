@@ -6,13 +6,12 @@
 #include <string>
 
 #include "conv2d.hpp"
-#include "runtime/executor.hpp"
+#include "runtime/ranges.hpp"
 #include "tile_text.hpp"
 
 namespace fastbn {
 
-inline int64_t round_up(int64_t n, int64_t grain) { return (n + grain - 1) / grain * grain; }
-inline int64_t parts_of_at_most(int64_t total, int64_t most) { return total > most ? (total + most - 1) / most : 1; }
+inline int64_t parts_of_at_most(int64_t total, int64_t most) { return total > most ? ceil_div(total, most) : 1; }
 
 // The activation that a kernel applies as it stores; the others take a pass of their own.
 inline int32_t fused(int32_t activation) {

@@ -51,8 +51,8 @@ WinogradCorrelation::WinogradCorrelation(const Conv2dGeometry& g, bool backward_
       to_width(backward ? g.width : g.out_width),
       pad_top(backward ? 2 - g.pad_top : g.pad_top),
       pad_left(backward ? 2 - g.pad_left : g.pad_left),
-      tiles_y((to_height + tile - 1) / tile),
-      tiles_x((to_width + tile - 1) / tile),
+      tiles_y(ceil_div(to_height, tile)),
+      tiles_x(ceil_div(to_width, tile)),
       panel(kernels().gemm.panel_floats),
       lanes(kernels().vector_floats),
       late(points() * depth * outputs > kEarlyWeights) {}
@@ -189,8 +189,8 @@ void WinogradCorrelation::transform_taps(const float* taps, int64_t count, int64
 WinogradFilterGradient::WinogradFilterGradient(const Conv2dGeometry& geometry, int tile, int64_t images)
     : g(geometry),
       form(&form_of(tile)),
-      tiles_y((g.out_height + tile - 1) / tile),
-      tiles_x((g.out_width + tile - 1) / tile),
+      tiles_y(ceil_div(g.out_height, tile)),
+      tiles_x(ceil_div(g.out_width, tile)),
       images_joined(1),
       panel(kernels().gemm.panel_floats),
       lanes(kernels().vector_floats) {
@@ -203,7 +203,7 @@ WinogradFilterGradient::WinogradFilterGradient(const Conv2dGeometry& geometry, i
 
 int64_t WinogradFilterGradient::band_rows() const {
   const int64_t parts = parts_of_at_most(tiles_y, std::max<int64_t>(1, kChainTiles / tiles_x));
-  return (tiles_y + parts - 1) / parts;
+  return ceil_div(tiles_y, parts);
 }
 
 int64_t WinogradFilterGradient::scratch(int64_t) const {

@@ -22,7 +22,7 @@ class WinogradCorrelation final : public Correlation {
   std::string tile() const override { return text(kernels().gemm.tile(std::min(panel, outputs))); }
   int64_t rows() const override { return tiles_y; }
   int64_t row_pixels() const override { return form->tile * to_width; }
-  int64_t units() const override { return (outputs + panel - 1) / panel; }
+  int64_t units() const override { return ceil_div(outputs, panel); }
   int64_t packed_size() const override { return units() * unit_floats(); }
   int64_t scratch() const override {
     return points() * (parts_of_at_most(depth, chunk_depth()) * patch_point(block_tiles()) +
@@ -69,7 +69,7 @@ class WinogradFilterGradient final : public FilterGradient {
   std::string tile() const override { return text(kernels().gemm.tile(std::min(panel, g.out_channels))); }
   int64_t granules(int64_t images) const override { return parts_of_at_most(images, images_joined) * bands(); }
   int64_t images_of_granule() const override { return images_joined; }
-  int64_t units() const override { return (g.out_channels + panel - 1) / panel; }
+  int64_t units() const override { return ceil_div(g.out_channels, panel); }
   int64_t rows() const override { return g.in_channels; }
   int64_t row_grain() const override { return 4 * kernels().gemm.tile_rows; }
   int64_t scratch(int64_t unit_count) const override;
@@ -84,7 +84,7 @@ class WinogradFilterGradient final : public FilterGradient {
 
   int64_t points() const { return int64_t{form->points} * form->points; }
   int64_t band_rows() const;
-  int64_t bands() const { return (tiles_y + band_rows() - 1) / band_rows(); }
+  int64_t bands() const { return ceil_div(tiles_y, band_rows()); }
   int64_t granule_tiles() const { return images_joined * band_rows() * tiles_x; }
   int64_t patch_point() const { return granule_tiles() * round_up(g.in_channels, lanes) + 16; }
   int64_t gradient_point() const { return granule_tiles() * panel + 16; }

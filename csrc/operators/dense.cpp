@@ -40,7 +40,7 @@ constexpr int64_t kLongChain = 512;
 // Whether backward_filter packs x for so many columns.
 bool packs_x(int64_t rows, int64_t columns) {
   const int64_t panel = kernels().gemm.panel_floats;
-  return rows > kFewRows && packs_rows((columns + panel - 1) / panel);
+  return rows > kFewRows && packs_rows(ceil_div(columns, panel));
 }
 
 // Whether backward_filter adds up outer products in registers instead of tiles.
@@ -57,12 +57,10 @@ int64_t filter_rows(int64_t rows, bool packed) {
   return rows > kChainRows ? kLongChain : packed ? kChainRows : kRowsOfBatch;
 }
 
-int64_t round_up(int64_t n, int64_t grain) { return (n + grain - 1) / grain * grain; }
-
 // The even cut of [0, total) into blocks of at most `most`.
 int64_t even_block(int64_t total, int64_t most) {
-  const int64_t blocks = std::max<int64_t>(1, (total + most - 1) / most);
-  return std::max<int64_t>(1, (total + blocks - 1) / blocks);
+  const int64_t blocks = std::max<int64_t>(1, ceil_div(total, most));
+  return std::max<int64_t>(1, ceil_div(total, blocks));
 }
 
 // A product of plain matrices; the caller fills in what differs.
@@ -430,8 +428,8 @@ struct Grid {
     for (int64_t c = 1; c <= most_columns; ++c) {
       const int64_t most_rows = std::clamp<int64_t>(rows / 64, 1, wanted / c);
       for (int64_t r = 1; r <= most_rows; ++r) {
-        const int64_t share = (c * r + lanes - 1) / lanes, width = round_up((columns + c - 1) / c, grain);
-        const int64_t height = (rows + r - 1) / r;
+        const int64_t share = ceil_div(c * r, lanes), width = round_up(ceil_div(columns, c), grain);
+        const int64_t height = ceil_div(rows, r);
         const double longest = double(share) * double(width + packed_columns) * double(height + packed_rows);
         if (longest > least) continue;
         least = longest;
@@ -515,7 +513,7 @@ fbn_status fbn_dense_backward(const fbn_dense* d, const float* dy, const float* 
     const double product = 2.0 * double(rows) * double(in) * double(out);
     const Grid data(rows, in, grain, kPackedRows, 0, product, run.lanes);
     const Grid filter(1, in, kernels().gemm.tile_rows, 0, kPackedColumns, product, run.lanes);
-    const int64_t bias_parts = dbias ? (out + grain - 1) / grain : 0;
+    const int64_t bias_parts = dbias ? ceil_div(out, grain) : 0;
     const int64_t own_scratch = std::max(plan.scratch(rows, std::max(data.widest(), filter.widest())),
                                          dkernel ? plan.filter_scratch(rows, out) : int64_t{0});
     const int64_t lane_scratch = round_up(own_scratch, 16);

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <string>
 
-#include "runtime/executor.hpp"
+#include "runtime/ranges.hpp"
 
 namespace fastbn {
 

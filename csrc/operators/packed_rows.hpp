@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/kernel_table.hpp"
+#include "runtime/ranges.hpp"
 
 namespace fastbn {
 
@@ -21,14 +22,14 @@ inline bool packs_rows(int64_t panels) { return kernels().gemm.low_tiles && pane
 // Rows of even blocks of at most kTilesOfBlock tiles.
 inline int64_t block_of_rows(int64_t rows) {
   const int64_t tile = kernels().gemm.tile_rows, most = kTilesOfBlock * tile;
-  const int64_t blocks = std::max<int64_t>(1, (rows + most - 1) / most), even = (rows + blocks - 1) / blocks;
-  return (even + tile - 1) / tile * tile;
+  const int64_t blocks = std::max<int64_t>(1, ceil_div(rows, most)), even = ceil_div(rows, blocks);
+  return round_up(even, tile);
 }
 
 // Floats of a packed tile of `depth` columns, with room for what is written behind them.
 inline int64_t packed_tile(int64_t depth) {
   const int64_t floats = kernels().gemm.tile_rows * depth + kernels().vector_floats;
-  return (floats + 15) / 16 * 16;
+  return round_up(floats, 16);
 }
 
 // run(first, count) for the parts of [0, total) in order.

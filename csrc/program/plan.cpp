@@ -25,7 +25,7 @@ int64_t Plan::tasks(const PhasePlan& phase, int64_t batch, int lanes) const {
     case Domain::samples:
       return chunks(batch);
     case Domain::features:
-      return (phase.columns + phase.task_columns(lanes) - 1) / phase.task_columns(lanes);
+      return ceil_div(phase.columns, phase.task_columns(lanes));
     case Domain::single: {
       int64_t count = 0;
       for (const int s : phase.steps) count += steps[static_cast<size_t>(s)].tasks;

@@ -19,7 +19,7 @@
 #include "graph.hpp"
 #include "operators/optimizers.hpp"
 #include "parameters.hpp"
-#include "runtime/executor.hpp"
+#include "runtime/ranges.hpp"
 
 namespace fastbn {
 
@@ -125,7 +125,7 @@ struct PhasePlan {
   int64_t chunk_region = 0;       // samples: bytes of chunk storage in the lane scratch
   bool backwards = false;         // tasks are taken from the end
 
-  int64_t slices() const { return (columns + slice - 1) / slice; }
+  int64_t slices() const { return ceil_div(columns, slice); }
   int64_t task_columns(int lanes) const {
     return slice * std::clamp<int64_t>(slices() / (kTasksOfLane * lanes), 1, std::max<int64_t>(1, kWidestTask / slice));
   }
@@ -155,7 +155,7 @@ struct Plan {
   double work_per_sample = 0, work_fixed = 0;  // for the executor's threshold
   std::vector<Fusion> fusions;
 
-  int64_t chunks(int64_t batch) const { return (batch + chunk - 1) / chunk; }
+  int64_t chunks(int64_t batch) const { return ceil_div(batch, chunk); }
   int64_t chunk_size(int64_t batch, int64_t i) const { return std::min(chunk, batch - i * chunk); }
   int64_t tasks(const PhasePlan& phase, int64_t batch, int lanes) const;
   // Ticks of a lane, a multiple of two cache lines: lanes do not write into each other's.

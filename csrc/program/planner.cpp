@@ -117,7 +117,7 @@ void Planner::go_back_and_forth() {
 
 std::unique_ptr<Plan> Planner::make() {
   plan_->capacity = request_.capacity;
-  plan_->chunk = (request_.capacity + kChunks - 1) / kChunks;
+  plan_->chunk = ceil_div(request_.capacity, kChunks);
   fused_ = fuse(graph_, request_.output, training_, request_.mode == Mode::predict ? FBN_LOSS_NONE : request_.loss);
 
   // A value needs a gradient when a trainable parameter lies at or before it.

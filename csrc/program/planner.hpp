@@ -30,8 +30,6 @@ inline constexpr int64_t kCacheAdvantage = 8;        // a byte from the cache co
 
 inline constexpr int64_t kUpdateTask = 16384;  // floats of a task of the update phase
 
-inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 class Planner {
  public:
   Planner(const PlanRequest& request, ParameterStore& store)
@@ -61,7 +59,7 @@ class Planner {
     next.columns = columns;
     next.rows_per_sample = rows;
     if (domain == Domain::features) {
-      next.slice = std::min(round_up((columns + kSlices - 1) / kSlices, kDensePanel), kWidestSlice);
+      next.slice = std::min(round_up(ceil_div(columns, kSlices), kDensePanel), kWidestSlice);
     }
     plan_->phases.push_back(std::move(next));
   }

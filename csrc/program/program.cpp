@@ -144,7 +144,7 @@ struct Program::Pieces {
 };
 
 Program::Pieces Program::pieces(const Plan& plan, int lanes, bool timing) {
-  const auto aligned = [](size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; };
+  const auto aligned = [](size_t bytes) { return round_up(bytes, kAlignment); };
   const size_t count = static_cast<size_t>(lanes);
   return {aligned(static_cast<size_t>(plan.arena_bytes)), aligned(static_cast<size_t>(plan.lane_bytes) * count),
           timing ? aligned(count * plan.lane_ticks() * sizeof(uint64_t)) : 0};

@@ -247,7 +247,7 @@ int64_t calls_of(const Plan& plan, const PhasePlan& phase, size_t place, int64_t
     if (place >= before) continue;
     int64_t calls = 0;
     for (int64_t chunk = 0; chunk < plan.chunks(batch); ++chunk)
-      calls += (plan.chunk_size(batch, chunk) + segment.block - 1) / segment.block;
+      calls += ceil_div(plan.chunk_size(batch, chunk), segment.block);
     return calls;
   }
   return 0;

@@ -92,7 +92,7 @@ void Planner::updates() {
     s.operation = "update";
     s.direction = FBN_UPDATE;
     s.reads = {gradient};
-    s.tasks = (p->size + kUpdateTask - 1) / kUpdateTask;
+    s.tasks = ceil_div(p->size, kUpdateTask);
     s.fixed_bytes = p->size * 4 * (3 + 2 * store->slot_count);
     s.note = p->spec.name;
     s.run = [=](const StepContext& c) {

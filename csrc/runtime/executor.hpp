@@ -15,6 +15,7 @@
 #include <string>
 #include <type_traits>
 
+#include "ranges.hpp"
 #include "status.hpp"
 #include "verbose.hpp"
 
@@ -81,16 +82,5 @@ inline void execute(const Exec& exec, std::initializer_list<Phase> phases, doubl
 
 // All of `lanes` where so much work is worth them, else one: what execute() opens, if there are tasks for several.
 int worthwhile_lanes(int lanes, double work);
-
-// Half-open part i of n equal parts of [0, total), boundaries multiples of `grain`.
-struct Range {
-  int64_t begin, end;
-  int64_t size() const { return end - begin; }
-};
-inline Range part_of(int64_t total, int64_t parts, int64_t i, int64_t grain = 1) {
-  const int64_t grains = (total + grain - 1) / grain;
-  const int64_t begin = grains * i / parts * grain, end = grains * (i + 1) / parts * grain;
-  return {begin < total ? begin : total, end < total ? end : total};
-}
 
 }  // namespace fastbn

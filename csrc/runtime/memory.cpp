@@ -6,6 +6,7 @@
 #include <limits>
 #include <utility>
 
+#include "ranges.hpp"
 #include "status.hpp"
 
 namespace fastbn {
@@ -15,8 +16,6 @@ constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kHugeFrom = size_t{4} << 20;
 constexpr size_t kKeptBytes = size_t{256} << 20;  // a thread's buffer beyond this is freed after the call
 constexpr size_t kMaxBytes = std::numeric_limits<int64_t>::max() - kHugePage;
-
-constexpr size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
 // The calling thread's kept buffer; `lent` while a Workspace of this thread uses it.
 struct Kept {

@@ -86,3 +86,16 @@ def test_the_command_line_says_so_in_one_line() -> None:
         )
         assert result.returncode == 1
         assert re.fullmatch(rf"fastbn( explain)?: {name}: must .* Received: 'mmx'\n", result.stderr)
+
+
+def test_explicit_padding_is_named() -> None:
+    result = _said(
+        "1",
+        CALLS.splitlines()[1]
+        + """
+from fastbn import ops
+ops.conv2d_forward(np.ones((2, 9, 9, 8), np.float32), np.ones((3, 3, 8, 8), np.float32), padding=((1, 0), (2, 3)))
+""",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "2x9x9x8 -> 8x12x8, kernel 3x3, padding 1+0x2+3: " in result.stderr
