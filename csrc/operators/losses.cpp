@@ -25,7 +25,7 @@ void check_labels(const char* operation, const int32_t* labels, int64_t rows, in
   if (greatest < static_cast<uint64_t>(classes)) return;
   for (int64_t r = 0; r < rows; ++r) {
     require(labels[r] >= 0 && labels[r] < classes, operation, ": class numbers must lie in [0, ", classes,
-            "). Received: ", labels[r], " in row ", r);
+            "). Received: label ", labels[r], " in row ", r);
   }
 }
 

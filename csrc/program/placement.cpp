@@ -139,10 +139,18 @@ void Planner::allocate() {
   for (size_t p = 0; p < plan_->phases.size(); ++p) {
     PhasePlan& current = plan_->phases[p];
     if (current.domain != Domain::samples) continue;
+    // The steps of a segment run block by block: what one of them makes of a block must not lie where another one, even
+    // if it comes before, finds its part of the next block.
+    const auto segment_of = [&](int place) {
+      return std::find_if(current.segments.begin(), current.segments.end(),
+                          [place](const Segment& s) { return place <= s.last_step; });
+    };
     IntervalAllocator chunk_values;
     for (const size_t i : by_start)
       if (values[i].storage == Storage::chunk && lives[i].first_phase == static_cast<int>(p))
-        values[i].offset = chunk_values.place(round_up(values[i].sample_bytes, 64), lives[i].first, lives[i].last);
+        values[i].offset =
+            chunk_values.place(round_up(values[i].sample_bytes, 64), segment_of(lives[i].first)->first_step,
+                               segment_of(lives[i].last)->last_step);
     current.chunk_region = chunk_values.peak() * plan_->chunk;
     int64_t block_region = 0;
     for (Segment& s : current.segments) {

@@ -41,6 +41,7 @@ struct Value {
   Storage storage = Storage::block;
   int64_t offset = 0;           // arena, global: bytes; block, chunk: bytes per sample of the window
   std::function<int()> remake;  // emits the steps that make it again in the current phase (planning only)
+  int remakes = 0;              // batch-norms among these
 };
 
 struct Plan;

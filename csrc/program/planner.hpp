@@ -29,6 +29,7 @@ inline constexpr int64_t kSmallKernelBytes = 65536;  // a dense kernel that a ch
 inline constexpr int64_t kCacheAdvantage = 8;        // a byte from the cache costs an eighth of one from memory
 
 inline constexpr int64_t kUpdateTask = 16384;  // floats of a task of the update phase
+inline constexpr int kMostRemakes = 2;         // batch-norms in a row that are made again instead of stored
 
 class Planner {
  public:
@@ -101,6 +102,12 @@ class Planner {
     const int stored = v.phase < 0 ? copies_.at(value) : value;
     plan_->values[static_cast<size_t>(stored)].crosses = true;
     return stored;
+  }
+  // Whether a step has made this graph value, and not only what it is made from.
+  bool is_made(int graph_value) const {
+    const auto found = values_.find(graph_value);
+    if (found == values_.end()) return false;
+    return plan_->values[static_cast<size_t>(found->second)].phase >= 0 || copies_.count(found->second) != 0;
   }
   // Before a features phase reads a value: one that waits for its first reader is made now.
   void settle(int value) {

@@ -47,7 +47,7 @@ void Planner::forward_batch_norm(const Op& op) {
   Parameter* moving_variance = store_.find(op.node, ParameterRole::moving_variance);
   const int coefficients = new_global(name(op) + " coefficients", kBatchNormCoefficientArrays * channels * 8);
   const bool batch_statistics = training_ && !layer.frozen;
-  int input = values_.at(op.inputs[0]);
+  const int input = values_.at(op.inputs[0]);
 
   // y = act((x - mean) scale + shift + residual), on whatever part of the matrix the phase works on
   const auto apply = [this, op, m, coefficients](int x, int residual) {
@@ -67,7 +67,14 @@ void Planner::forward_batch_norm(const Op& op) {
     emit(std::move(s));
     return y;
   };
-  const auto residual_here = [this, &op] { return op.residual >= 0 ? use(values_.at(op.residual)) : -1; };
+  const auto residual_here = [this, op] { return op.residual >= 0 ? use(values_.at(op.residual)) : -1; };
+  // The same at the beginning of a phase of its own, or behind what was made in this one.
+  const auto normalise = [this, op, input, apply, residual_here] {
+    begin(Domain::samples);
+    const int x = use(input);
+    return apply(x, residual_here());
+  };
+  const auto normalise_later = [this, op, normalise] { values_[op.output] = normalise(); };
 
   if (!batch_statistics) {
     coefficients_from_moving_statistics(op, coefficients);
@@ -121,7 +128,11 @@ void Planner::forward_batch_norm(const Op& op) {
       finish(c, c.begin, c.end);
     };
     emit(std::move(s));
-    values_[op.output] = apply(input, residual_here());
+    if (op.residual >= 0 && !is_made(op.residual)) {
+      state.normalise = normalise_later;
+    } else {
+      values_[op.output] = apply(input, residual_here());
+    }
     return;
   }
 
@@ -163,16 +174,15 @@ void Planner::forward_batch_norm(const Op& op) {
     begin(Domain::single, {statistics});
     emit(merge);
   };
-  const auto normalise = [this, op, input, apply] {
-    begin(Domain::samples);
-    const int again = use(input);
-    return apply(again, op.residual >= 0 ? use(values_.at(op.residual)) : -1);
-  };
-  if (op.residual >= 0) {  // has two readers and would pull in the chain before it: it is stored
-    state.normalise = [this, op, normalise] { values_[op.output] = normalise(); };
+  // A residual has two readers and would pull in the chain before it; a chain of batch-norms would be made again from
+  // its beginning by each of its readers.
+  const int remakes = plan_->values[static_cast<size_t>(input)].remakes + 1;
+  if (op.residual >= 0 || remakes > kMostRemakes) {
+    state.normalise = normalise_later;
   } else {  // made in each phase that reads it
-    const int y = values_[op.output] = floats(name(op), m.size());
-    plan_->values[static_cast<size_t>(y)].remake = normalise;
+    Value& y = plan_->values[static_cast<size_t>(values_[op.output] = floats(name(op), m.size()))];
+    y.remake = normalise;
+    y.remakes = remakes;
   }
 }
 

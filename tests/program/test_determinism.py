@@ -21,22 +21,23 @@ def with_dropout(layers):
     ]
 
 
-def trained(case, *, steps=4, one_hot=False, threads=1, layers=None, optimizer=OPTIMIZER, **options):
-    """Bytes of everything that training leaves behind: weights, slots, moving statistics, losses."""
+def trained(case, *, steps=4, batch=None, one_hot=False, threads=1, layers=None, optimizer=OPTIMIZER, **options):
+    """Bytes of everything that training leaves behind, weights, slots, moving statistics, losses, and predictions."""
+    batch = case.batch if batch is None else batch
     with using_threads(threads):
         layers = with_dropout(case.layers) if layers is None else layers
-        program = Program(layers, case.loss, optimizer, max_batch=case.batch, one_hot=one_hot, **options)
+        program = Program(layers, case.loss, optimizer, max_batch=batch, one_hot=one_hot, **options)
         program.set(case.network.initial_parameters(seed=2))
         losses = []
         for step in range(steps):
-            n = case.batch if step % 2 == 0 else case.batch - 5  # a ragged batch in between
+            n = batch if step % 2 == 0 else batch - 5  # a ragged batch in between
             x, labels = case.data(n, seed=step)
             if one_hot:
                 labels = oracles.one_hot(labels, case.network.shapes[case.layers[-1].name][-1])
             losses.append(program.train(x, labels)[0])
         names = case.network.trainable()
         state = {f"{n}:{slot}": v for slot in optimizer.slot_names() for n, v in program.get(slot, names).items()}
-        return {**program.get(), **state, "losses": np.array(losses)}
+        return {**program.get(), **state, "losses": np.array(losses), "predictions": program.predict(x)}
 
 
 def assert_bits(found, expected, what):
@@ -52,12 +53,24 @@ def test_threads_and_repetition(case, isa):
         assert_bits(trained(case, threads=threads), expected, f"{threads} threads")
 
 
+@pytest.mark.parametrize("batch", [12, 61])  # chunks of one sample, and of four: one block and four
 @pytest.mark.parametrize("block_bytes", [1, 1000, 20_000, 10**9])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_block_bytes(case, block_bytes):
-    expected = trained(case)
-    assert_bits(trained(case, block_bytes=block_bytes), expected, f"block_bytes={block_bytes}")
-    assert_bits(trained(case, block_bytes=block_bytes, threads=3), expected, f"block_bytes={block_bytes}, 3 threads")
+def test_block_bytes(case, block_bytes, batch):
+    options = {"batch": batch, "steps": 2}
+    expected = trained(case, **options)
+    found = trained(case, block_bytes=block_bytes, **options)
+    assert_bits(found, expected, f"block_bytes={block_bytes}")
+    found = trained(case, block_bytes=block_bytes, threads=3, **options)
+    assert_bits(found, expected, f"block_bytes={block_bytes}, 3 threads")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_sample_is_predicted_alone_as_among_others(case):
+    x, _ = case.data(61)
+    program = Program(case.layers, max_batch=61, block_bytes=1)
+    together = program.predict(x)
+    assert_same(np.concatenate([program.predict(x[i : i + 1]) for i in range(len(x))]), together)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
