@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,9 +43,10 @@ def read_arrays(path: str | os.PathLike[str], wanted: Mapping[str, tuple[int, ..
     file = os.fspath(path)
     with open(file, "rb") as handle:
         try:
+            if not zipfile.is_zipfile(handle):
+                raise ValueError("it is no archive, or not a whole one")
+            handle.seek(0)
             stored = np.load(handle, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array")
             arrays = {name: stored[name] for name in stored.files}
         except Exception as error:  # whatever NumPy, zipfile and zlib make of bytes that are not as they were written
             raise ValueError(

@@ -54,6 +54,11 @@ class Model:
             raise ValueError(
                 f"Model: outputs must depend on inputs and on nothing else. "
                 f"Received: inputs={source.layer.name}, read are {[t.layer.name for t in read]}"
+                + (
+                    ", another of that name"
+                    if source not in read and source.layer.name in (t.name for t in read)
+                    else ""
+                )
             )
         taken: set[str] = set()
         for tensor in sorted(network.tensors, key=lambda t: t.number):  # names count in the order of application
@@ -426,8 +431,11 @@ class Model:
                 if validation_data is not None:
                     taken, test_x, test_y = self._take(op, validation_data[0], validation_data[1], "validation_data: ")
                     validation = (test_x, test_y)
-                    if taken is not engine:  # the validation data have another dtype, which the program now takes
+                    if taken is not engine:  # the validation data have another dtype: the program takes both, or floats
                         engine, xs = self._take_x(op, x)
+                        if engine is not taken:
+                            _, test_x, test_y = self._take(op, *validation_data[:2], "validation_data: ")
+                            validation = (test_x, test_y)
                 elif validation_split:
                     xs, ys, validation = _split(op, xs, ys, validation_split)
                 running.callback(self._turns.end, self._turns.begin(op))
@@ -686,7 +694,9 @@ class Model:
         if x is None:
             raise ValueError(f"{operation}: x is needed. Received: x=None")
         if isinstance(x, (list, tuple)) and len(x) and isinstance(x[0], np.ndarray) and x[0].ndim > 1:
-            raise ValueError(f"{operation}: the model has one input. Received: a list of {len(x)} arrays")
+            if len(x) > 1:
+                raise ValueError(f"{operation}: the model has one input. Received: a list of {len(x)} arrays")
+            x = x[0]
         if callable(getattr(x, "__next__", None)):
             raise NotImplementedError(f"{operation}: x must be an array. Received: {type(x).__name__}")
         with self._turns.choice:

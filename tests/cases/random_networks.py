@@ -22,7 +22,7 @@ class _Draw:
         if self.rng.random() < 0.7:
             shape = (*self.rng.integers(2, 9, 2).tolist(), self.one_of((1, 2, 3, 4, 5, 8)))
         else:
-            shape = (int(self.rng.integers(1, 40)),)
+            shape = (self.one_of((1, 4, 17, 32, 200)),)
         self.layers = [Layer("input", "input", shape=shape)]
         self.ends = ["input"]
 
@@ -54,16 +54,17 @@ class _Draw:
         match self.one_of(kinds):
             case "dense":
                 units = self.one_of((1, 3, 8, 16, 17, 40))
-                self.add("dense", (source,), units=units, activation=activation, use_bias=self.rng.random() < 0.7, **alpha)
+                self.add(
+                    "dense", (source,), units=units, activation=activation, use_bias=self.rng.random() < 0.7, **alpha
+                )
             case "conv2d":
                 groups = self.one_of([g for g in (1, 1, 1, 2, shape[2]) if shape[2] % g == 0])
-                size = tuple(min(3, n) for n in shape[:2]) if self.rng.random() < 0.7 else 1
-                strides = self.one_of((1, 1, 1, 2))
-                padding = self.one_of(("same", "same", "valid"))
-                self.add(
-                    "conv2d", (source,), filters=groups * self.one_of((1, 2, 4, 8)), kernel_size=size, strides=strides,
-                    padding=padding, groups=groups, activation=activation, use_bias=self.rng.random() < 0.7, **alpha,
-                )  # fmt: skip
+                options = {"filters": groups * self.one_of((1, 2, 4, 8, 16)), "groups": groups}
+                options["kernel_size"] = tuple(min(3, n) for n in shape[:2]) if self.rng.random() < 0.7 else 1
+                options["strides"] = self.one_of((1, 1, 1, 2))
+                options["padding"] = self.one_of(("same", "same", "valid"))
+                options["use_bias"] = self.rng.random() < 0.7
+                self.add("conv2d", (source,), activation=activation, **options, **alpha)
             case "pool":
                 kind = "avg" if self.smooth else self.one_of(("avg", "max"))
                 self.add(f"{kind}_pool2d", (source,), pool_size=min(2, *shape[:2]), padding="same")
@@ -89,8 +90,9 @@ class _Draw:
         vectors = []
         for end in list(self.ends):
             if len(self.shape(end)) > 1:
-                end = self.add(self.one_of(("flatten", "global_avg_pool2d")), (end,))  # noqa: PLW2901
-            vectors.append(end)
+                vectors.append(self.add(self.one_of(("flatten", "global_avg_pool2d")), (end,)))
+            else:
+                vectors.append(end)
         if len(vectors) > 1:
             self.add("concatenate", tuple(vectors))
         self.add("dense", (self.layers[-1].name,), units=4, activation=None if self.smooth else "softmax")

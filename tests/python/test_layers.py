@@ -288,6 +288,8 @@ def test_structure_errors():
     a, b = Input((3,)), Input((3,))
     with pytest.raises(ValueError, match="depend on inputs"):
         Model(a, layers.Add()([layers.Dense(3)(a), layers.Dense(3)(b)]))
+    with pytest.raises(ValueError, match="another of that name"):
+        Model(a, layers.Dense(3)(b))
     with pytest.raises(TypeError, match="inputs must come"):
         Model(np.ones(3), layers.Dense(3)(a))
     with pytest.raises(NotImplementedError, match="must be one"):

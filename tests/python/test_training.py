@@ -366,6 +366,30 @@ def byte_model(optimizer="adam"):
 BYTES = RNG.integers(0, 256, (70, 6), np.uint8)
 
 
+@pytest.mark.parametrize("first", [np.uint8, np.float32])
+@pytest.mark.parametrize("second", [np.uint8, np.float32, np.float64])
+def test_validation_data_of_another_dtype(first, second):
+    expected = byte_model().fit(BYTES, LABELS, verbose=0, validation_data=(BYTES, LABELS)).history
+    model = byte_model()
+    for _ in range(2):
+        found = model.fit(
+            BYTES.astype(first), LABELS, verbose=0, validation_data=(BYTES.astype(second), LABELS)
+        ).history
+        assert found == expected
+        model = byte_model()
+        model.predict(BYTES.astype(second))
+
+
+def test_a_list_of_one_array_is_the_array():
+    plain = byte_model()
+    expected = plain.fit(BYTES, LABELS, verbose=0).history
+    model = byte_model()
+    assert model.fit([BYTES], LABELS, verbose=0).history == expected
+    np.testing.assert_array_equal(model.predict([BYTES]), plain.predict(BYTES))
+    with pytest.raises(ValueError, match=r"one input.*list of 2"):
+        model.predict([BYTES, BYTES])
+
+
 @pytest.mark.parametrize("method", ["predict", "evaluate", "layer_outputs"])
 def test_floats_in_a_callback_do_not_end_the_training_on_bytes(method):
     expected = byte_model()

@@ -1,4 +1,4 @@
-"""Networks drawn at random: the gradients of float64, and the same bits whatever a block holds and how many threads run.
+"""Networks drawn at random: the gradients of float64, and the same bits for any block size and number of threads.
 
 A batch of 61 samples makes chunks of four, and one byte of cache makes blocks of one.
 """
