@@ -103,15 +103,13 @@ class Planner {
     plan_->values[static_cast<size_t>(stored)].crosses = true;
     return stored;
   }
-  // Whether a step has made this graph value, and not only what it is made from.
-  bool is_made(int graph_value) const {
-    const auto found = values_.find(graph_value);
-    if (found == values_.end()) return false;
-    return plan_->values[static_cast<size_t>(found->second)].phase >= 0 || copies_.count(found->second) != 0;
+  // Whether a step has written this value, or a copy of it.
+  bool is_made(int value) const {
+    return plan_->values[static_cast<size_t>(value)].phase >= 0 || copies_.count(value) != 0;
   }
   // Before a features phase reads a value: one that waits for its first reader is made now.
   void settle(int value) {
-    if (plan_->values[static_cast<size_t>(value)].phase >= 0 || copies_.count(value) != 0) return;
+    if (is_made(value)) return;
     begin(Domain::samples);
     use(value);
   }

@@ -79,6 +79,7 @@ void Planner::forward_batch_norm(const Op& op) {
   if (!batch_statistics) {
     coefficients_from_moving_statistics(op, coefficients);
     batch_norm_[op.node] = {-1, coefficients, {}, {}, {}, {}};
+    if (op.residual >= 0) settle(values_.at(op.residual));
     flexible(m, {input});
     const int x = use(input);
     values_[op.output] = apply(x, residual_here());
@@ -128,7 +129,8 @@ void Planner::forward_batch_norm(const Op& op) {
       finish(c, c.begin, c.end);
     };
     emit(std::move(s));
-    if (op.residual >= 0 && !is_made(op.residual)) {
+    const auto residual = values_.find(op.residual);
+    if (op.residual >= 0 && (residual == values_.end() || !is_made(residual->second))) {  // its operator comes later
       state.normalise = normalise_later;
     } else {
       values_[op.output] = apply(input, residual_here());
