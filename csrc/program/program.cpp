@@ -342,7 +342,9 @@ void Program::evaluate(const void* x, const void* y, const int64_t* index, int64
     const std::shared_lock state(locks_.state());
     repack();
     Lease lease("evaluate", target, locks_, exec, false);
+    BetweenExecutions batches(exec);
     for (int64_t first = 0; first < n; first += kInferenceBatch) {
+      batches.check();
       Run run;
       run.batch = std::min(kInferenceBatch, n - first);
       run.index = index != nullptr ? index + first : nullptr;
@@ -378,7 +380,9 @@ void Program::predict(int node, const void* x, const int64_t* index, int64_t n, 
   const std::shared_lock state(locks_.state());
   repack();
   Lease lease("predict", target, locks_, exec, false);
+  BetweenExecutions batches(exec);
   for (int64_t first = 0; first < n; first += kInferenceBatch) {
+    batches.check();
     Run run;
     run.batch = std::min(kInferenceBatch, n - first);
     run.index = index != nullptr ? index + first : nullptr;

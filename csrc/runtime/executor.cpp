@@ -89,28 +89,30 @@ class TaskScope {
   const FloatMode mode_{kTaskControl};
 };
 
+constexpr const char* kInterrupted = "fastbn: interrupted by the host";
+constexpr int64_t kAskEvery = 50'000'000;  // nanoseconds
+int64_t coarse_now() {
+  timespec t{};
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+  return int64_t{t.tv_sec} * 1'000'000'000 + t.tv_nsec;
+}
+
 // Whether the host wants the call to end. The calling thread asks it; the others see the answer.
 class Interruption {
  public:
   explicit Interruption(const Exec& exec)
-      : ask_(exec.interrupted), host_(exec.interrupted_host), last_(ask_ != nullptr ? now() : 0) {}
+      : ask_(exec.interrupted), host_(exec.interrupted_host), last_(ask_ != nullptr ? coarse_now() : 0) {}
   bool possible() const { return ask_ != nullptr; }
   bool wanted() const { return wanted_.load(std::memory_order_relaxed); }
   void ask() {
-    const int64_t time = now();
-    if (time - last_ < kEvery) return;
+    const int64_t time = coarse_now();
+    if (time - last_ < kAskEvery) return;
     last_ = time;
     const FloatMode mode(callers_mode_);
     if (ask_(host_) != 0) wanted_.store(true, std::memory_order_relaxed);
   }
-  static constexpr int64_t kEvery = 50'000'000;  // nanoseconds
 
  private:
-  static int64_t now() {
-    timespec t{};
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
-    return int64_t{t.tv_sec} * 1'000'000'000 + t.tv_nsec;
-  }
   int32_t (*ask_)(void*);
   void* host_;
   int64_t last_;
@@ -308,7 +310,7 @@ class RegionServer {
     changed_.notify_all();
     const auto done = [this] { return lanes_ == 0; };
     if (!interruption.possible()) return changed_.wait(lock, done);
-    while (!changed_.wait_for(lock, std::chrono::nanoseconds(Interruption::kEvery), done)) interruption.ask();
+    while (!changed_.wait_for(lock, std::chrono::nanoseconds(kAskEvery), done)) interruption.ask();
   }
 
  private:
@@ -444,7 +446,16 @@ void execute(const Exec& exec, std::span<const Phase> phases, double work) {
     say(concatenate(exec.description, ", ", kernels().name, ", ", ran.lanes, ran.lanes == 1 ? " thread" : " threads",
                     ran.why, ", ", time));
   }
-  if (interruption.wanted()) fail(FBN_INTERRUPTED, "fastbn: interrupted by the host");
+  if (interruption.wanted()) fail(FBN_INTERRUPTED, kInterrupted);
+}
+
+BetweenExecutions::BetweenExecutions(const Exec& exec)
+    : exec_(exec), last_(exec.interrupted != nullptr ? coarse_now() : 0) {}
+
+void BetweenExecutions::check() {
+  if (exec_.interrupted == nullptr || coarse_now() - last_ < kAskEvery) return;
+  last_ = coarse_now();
+  if (exec_.interrupted(exec_.interrupted_host) != 0) fail(FBN_INTERRUPTED, kInterrupted);
 }
 
 }  // namespace fastbn

@@ -80,6 +80,18 @@ inline void execute(const Exec& exec, std::initializer_list<Phase> phases, doubl
   execute(exec, std::span<const Phase>(phases.begin(), phases.size()), work);
 }
 
+// For calls that execute many short times: asks the host between them as seldom as execute() asks it within one. Throws
+// INTERRUPTED where the host asked for an end.
+class BetweenExecutions {
+ public:
+  explicit BetweenExecutions(const Exec& exec);
+  void check();
+
+ private:
+  const Exec& exec_;
+  int64_t last_;
+};
+
 // All of `lanes` where so much work is worth them, else one: what execute() opens, if there are tasks for several.
 int worthwhile_lanes(int lanes, double work);
 

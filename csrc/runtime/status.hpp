@@ -115,7 +115,7 @@ Descriptor read_descriptor(const char* operation, const Descriptor* d) {
 // A result that write_result can fill.
 template <class Result>
 void require_result(const char* operation, const Result* result) {
-  require(result->struct_size >= kFirstSize<Result>, operation, ": result.struct_size must be at least ",
+  require(result->struct_size >= kFirstSize<Result>, operation, ": the struct_size of a result must be at least ",
           kFirstSize<Result>, ". Received: ", result->struct_size);
 }
 

@@ -434,7 +434,7 @@ class Model:
                     if taken is not engine:  # the validation data have another dtype: the program takes both, or floats
                         engine, xs = self._take_x(op, x)
                         if engine is not taken:
-                            _, test_x, test_y = self._take(op, *validation_data[:2], "validation_data: ")
+                            _, test_x, test_y = self._take(op, validation_data[0], validation_data[1], "validation_data: ")
                             validation = (test_x, test_y)
                 elif validation_split:
                     xs, ys, validation = _split(op, xs, ys, validation_split)

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
+from torch.nn.modules.utils import _pair
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from fastbn.ops._options import activation_code
@@ -77,9 +78,16 @@ class Conv2d(_Stored, nn.Conv2d):
             raise ValueError(f"Conv2d: {reason}")
 
     def geometry(self) -> tuple[list[int], list[int], list[int], int]:
-        """stride, padding (top, bottom, left, right), dilation, groups."""
-        left, right, top, bottom = self._reversed_padding_repeated_twice
-        return list(self.stride), [top, bottom, left, right], list(self.dilation), self.groups
+        """stride, padding (top, bottom, left, right), dilation, groups, as the attributes are now."""
+        if self.padding_mode != "zeros":
+            raise ValueError(f"Conv2d: {not_here(self)}")
+        stride, dilation = list(_pair(self.stride)), list(_pair(self.dilation))
+        if self.padding == "same":
+            total = [apart * (taps - 1) for apart, taps in zip(dilation, self.kernel_size, strict=True)]
+            padding = [part for n in total for part in (n // 2, n - n // 2)]
+        else:
+            padding = [part for part in _pair(0 if self.padding == "valid" else self.padding) for _ in range(2)]
+        return stride, padding, dilation, self.groups
 
     def forward(self, input: Tensor, activation: str = "linear", alpha: float = 0.0) -> Tensor:
         images = input if input.dim() == 4 else input.unsqueeze(0)
@@ -113,6 +121,8 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
             self.update(x, mean, variance)
             return y
         mean, variance = self.running_mean, self.running_var
+        if torch.is_grad_enabled():  # a training pass may update them before this one goes back
+            mean, variance = mean.clone(), variance.clone()
         return operators.batch_norm_inference(x, self.weight, self.bias, residual, mean, variance, *options)
 
     def check_channels(self, channels: int) -> None:
@@ -219,10 +229,11 @@ _FUNCTIONS = {
 
 
 def _hooked(*layers: nn.Module | None) -> bool:
-    """Whether somebody watches the calls of a layer, or of all."""
+    """Whether somebody watches the calls of a layer, or of all, or has given a layer a forward of its own."""
     if any(getattr(torch_module, kind) for kind in _GLOBAL_HOOKS):
         return True
-    return any(getattr(layer, kind) for layer in layers if layer is not None for kind in _HOOKS)
+    given = [layer for layer in layers if layer is not None]
+    return any("forward" in layer.__dict__ or any(getattr(layer, kind) for kind in _HOOKS) for layer in given)
 
 
 def _fits(first: Conv2d | Linear | None, x: Tensor, residual: Any) -> bool:
@@ -248,12 +259,15 @@ def chain(
 ) -> Tensor:
     """act(norm(first(x)) + residual) in as few operators as there are; layers that are None are left out.
 
-    last: the layer that the activation is, if it is one. Layers with hooks are called one after another, so that the
-    hooks see what they always saw, and a residual that is no tensor of the result's shape is added as PyTorch adds it.
+    last: the layer that the activation is, if it is one. Layers with hooks or a forward of their own are called one
+    after another, so that these see what they always saw, and so are all where the operators have not what follows: a
+    residual that is no tensor of the result's shape, a negative slope.
     """
+    if isinstance(last, nn.LeakyReLU):
+        alpha = float(last.negative_slope)
     layers = [layer for layer in (first, norm) if layer is not None]
     plain = residual is None or _fits(first, x, residual)
-    if not plain or _hooked(*layers, last):
+    if not plain or alpha < 0 or _hooked(*layers, last):
         for layer in layers:
             x = layer(x)
         x = x if residual is None else x + residual

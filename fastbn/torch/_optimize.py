@@ -273,11 +273,17 @@ def _chain_from(module: nn.Module, node: fx.Node, order: dict[fx.Node, int]) -> 
         found.said.append((name, of_a_layer))
         return _only_user(taken)
 
+    def normalises(other: fx.Node) -> bool:
+        """Whether a node is a batch-norm's only call: of several, the order decides the running statistics."""
+        layer = _layer(module, other, _BatchNorm)
+        calls = [n for n in order if n.op == "call_module" and module.get_submodule(n.target) is layer]
+        return layer is not None and len(calls) == 1
+
     following: fx.Node | None = node
     if _layer(module, node, (Conv2d, Linear)):
         found.first = node
         following = take(node, str(node.target), True)
-    if following is not None and _layer(module, following, _BatchNorm):
+    if following is not None and normalises(following):
         found.norm = following
         following = take(following, str(following.target), True)
     if not found.nodes:

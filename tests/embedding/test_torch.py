@@ -808,3 +808,79 @@ def test_consumer(environment, consumer):
     theirs, ours = (line.split()[1:] for line in out.splitlines() if line.startswith(("PyTorch", "fastbn")))
     assert len(theirs) == len(ours) == 3
     assert float(ours[-1]) == pytest.approx(float(theirs[-1]), rel=1e-2)
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        p = self.bn(x)
+        q = self.bn(2 * x + 1)
+        return F.relu(p + q)
+
+
+def test_a_batch_norm_called_twice_keeps_the_order_of_its_calls():
+    module = Twice()
+    plain = copy.deepcopy(module).double()
+    fbt.optimize(module)
+    x = images(8, 3, 5, 5)
+    assert_close(module(x), plain(x.double()))
+    assert_close(module.bn.running_mean, plain.bn.running_mean)
+    assert_close(module.bn.running_var, plain.bn.running_var)
+
+
+@pytest.mark.parametrize(("padding", "dilation"), [((1, 1), 1), (2, 1), ((0, 2), 1), ("same", 2), ("valid", 1)])
+def test_attributes_of_a_convolution_that_are_set_later(padding, dilation):
+    layer = nn.Conv2d(3, 4, 3)
+    fbt.optimize(layer)
+    layer.padding, layer.dilation = padding, (dilation, dilation)
+    x = images(2, 3, 9, 8)
+    expected = F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), 1, padding, dilation)
+    assert_close(layer(x), expected)
+    layer.padding_mode = "circular"
+    with pytest.raises(ValueError, match=r"padding_mode must be 'zeros'.*circular"):
+        layer(x)
+
+
+@pytest.mark.parametrize("slope", [0.5, 0.0, -0.3])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_slope_of_a_leaky_relu_is_the_one_it_has_now(slope, training):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.LeakyReLU(0.1)).train(training)
+    assert len(fbt.optimize(module).fused) == 1
+    module[2].negative_slope = slope
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.LeakyReLU(slope)).train(training)
+    plain.load_state_dict(module.state_dict())
+    compare(module, plain, images(2, 3, 7, 7, grad=True))
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_forward_of_an_object_is_called(place, training, before):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).train(training)
+    plain = copy.deepcopy(module)
+
+    def change(layer):
+        own = layer.forward
+        layer.forward = lambda x: own(x) + 5
+
+    if before:
+        change(module[place])
+    fbt.optimize(module)
+    if not before:
+        change(module[place])
+    change(plain[place])
+    x = images(2, 3, 7, 7)
+    assert_close(module(x), plain.double()(x.double()))
+
+
+def test_a_training_pass_between_an_evaluation_and_its_gradient():
+    layer = fbt.BatchNorm2d(3)
+    x = images(4, 3, 5, 5, grad=True)
+    y = layer.eval()(x)
+    scale = 1 / (layer.running_var + layer.eps).sqrt()
+    layer.train()(images(4, 3, 5, 5))
+    y.sum().backward()
+    assert_close(x.grad, scale.double().reshape(1, 3, 1, 1).expand(x.shape))

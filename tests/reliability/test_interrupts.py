@@ -31,6 +31,17 @@ CALLS = {
         x = np.ones((512, 48, 48, 32), np.float32)
         call = lambda: model.predict(x)
     """,
+    "predict_at_once": """
+        model = fastbn.Sequential([fastbn.Input((200,)), layers.Dense(300), layers.Dense(10)])
+        x = np.ones((1_000_000, 200), np.float32)
+        call = lambda: model.predict(x, batch_size=len(x))
+    """,
+    "evaluate_at_once": """
+        model = fastbn.Sequential([fastbn.Input((200,)), layers.Dense(300), layers.Dense(3, activation="softmax")])
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        x, y = np.ones((1_000_000, 200), np.float32), np.zeros(1_000_000, np.int32)
+        call = lambda: model.evaluate(x, y, batch_size=len(x), verbose=0)
+    """,
 }
 SCRIPT = """
 import os, signal, threading, time
