@@ -429,13 +429,13 @@ class Model:
                 engine, xs, ys = self._take(op, x, y)
                 validation = None
                 if validation_data is not None:
-                    taken, test_x, test_y = self._take(op, validation_data[0], validation_data[1], "validation_data: ")
-                    validation = (test_x, test_y)
+                    test = (op, validation_data[0], validation_data[1], "validation_data: ")
+                    taken, test_x, test_y = self._take(*test)
                     if taken is not engine:  # the validation data have another dtype: the program takes both, or floats
                         engine, xs = self._take_x(op, x)
                         if engine is not taken:
-                            _, test_x, test_y = self._take(op, validation_data[0], validation_data[1], "validation_data: ")
-                            validation = (test_x, test_y)
+                            _, test_x, test_y = self._take(*test)
+                    validation = (test_x, test_y)
                 elif validation_split:
                     xs, ys, validation = _split(op, xs, ys, validation_split)
                 running.callback(self._turns.end, self._turns.begin(op))
