@@ -120,7 +120,7 @@ struct Split {
     image_parts = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, images));
     const int64_t pixels = rows * c.row_pixels();
     row_parts = std::min(ceil_div(wanted, image_parts), std::clamp<int64_t>(pixels / 64, 1, rows));
-    unit_parts = std::min((wanted + image_parts * row_parts - 1) / (image_parts * row_parts), units);
+    unit_parts = std::min(ceil_div(wanted, image_parts * row_parts), units);
   }
   int64_t tasks() const { return images > 0 ? image_parts * row_parts * unit_parts : 0; }
   Range image_range(int64_t task) const { return part_of(images, image_parts, task / row_parts % image_parts); }

@@ -160,7 +160,7 @@ struct Plan {
   int64_t chunk_size(int64_t batch, int64_t i) const { return std::min(chunk, batch - i * chunk); }
   int64_t tasks(const PhasePlan& phase, int64_t batch, int lanes) const;
   // Ticks of a lane, a multiple of two cache lines: lanes do not write into each other's.
-  size_t lane_ticks() const { return (kStepTicks + steps.size() + 15) / 16 * 16; }
+  size_t lane_ticks() const { return round_up(kStepTicks + steps.size(), 16); }
   void run_task(const PhasePlan& phase, const Run& run, int64_t task, int lane) const;
 };
 

@@ -453,8 +453,10 @@ BetweenExecutions::BetweenExecutions(const Exec& exec)
     : exec_(exec), last_(exec.interrupted != nullptr ? coarse_now() : 0) {}
 
 void BetweenExecutions::check() {
-  if (exec_.interrupted == nullptr || coarse_now() - last_ < kAskEvery) return;
-  last_ = coarse_now();
+  if (exec_.interrupted == nullptr) return;
+  const int64_t time = coarse_now();
+  if (time - last_ < kAskEvery) return;
+  last_ = time;
   if (exec_.interrupted(exec_.interrupted_host) != 0) fail(FBN_INTERRUPTED, kInterrupted);
 }
 

@@ -51,14 +51,10 @@ class Model:
         network = Network(output)
         read = [t for t in network.tensors if isinstance(t.layer, InputLayer)]
         if read != [source]:
+            another = source not in read and source.name in [t.name for t in read]
             raise ValueError(
-                f"Model: outputs must depend on inputs and on nothing else. "
-                f"Received: inputs={source.layer.name}, read are {[t.layer.name for t in read]}"
-                + (
-                    ", another of that name"
-                    if source not in read and source.layer.name in (t.name for t in read)
-                    else ""
-                )
+                f"Model: outputs must depend on inputs and on nothing else. Received: inputs={source.name}, "
+                f"read are {[t.name for t in read]}{', another of that name' if another else ''}"
             )
         taken: set[str] = set()
         for tensor in sorted(network.tensors, key=lambda t: t.number):  # names count in the order of application

@@ -276,8 +276,9 @@ def _chain_from(module: nn.Module, node: fx.Node, order: dict[fx.Node, int]) -> 
     def normalises(other: fx.Node) -> bool:
         """Whether a node is a batch-norm's only call: of several, the order decides the running statistics."""
         layer = _layer(module, other, _BatchNorm)
-        calls = [n for n in order if n.op == "call_module" and module.get_submodule(n.target) is layer]
-        return layer is not None and len(calls) == 1
+        if layer is None:
+            return False
+        return sum(n.op == "call_module" and module.get_submodule(n.target) is layer for n in order) == 1
 
     following: fx.Node | None = node
     if _layer(module, node, (Conv2d, Linear)):
