@@ -278,7 +278,8 @@ def _chain_from(module: nn.Module, node: fx.Node, order: dict[fx.Node, int]) -> 
         layer = _layer(module, other, _BatchNorm)
         if layer is None:
             return False
-        return sum(n.op == "call_module" and module.get_submodule(n.target) is layer for n in order) == 1
+        calls = [n for n in order if n.op == "call_module" and module.get_submodule(n.target) is layer]
+        return len(calls) == 1
 
     following: fx.Node | None = node
     if _layer(module, node, (Conv2d, Linear)):
