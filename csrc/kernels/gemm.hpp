@@ -36,8 +36,8 @@ inline constexpr int64_t kMostDots = 8;
 //
 // A_e = a + a_offset[e], B_e = b + b_offset[e], e in [0, batch); without tables there is one pair. batch or k may be 0.
 //   A_e[i][p] = A_e[(i / inner) * a_outer + (i % inner) * a_row + p * a_col]
-//   B_e[p][j] = B_e[p * b_row + j]; n <= panel_floats(), and rows of whole vectors: b_row * k floats are readable,
-//               or b_row is the width of a packed panel
+//   B_e[p][j] = B_e[p * b_row + j]; n <= wide_floats. Rows are read in whole vectors: of the last one, too, n floats
+//               rounded up to these are readable
 //   C[i][j]   = c[(i / inner) * c_outer + (i % inner) * c_row + j]
 //
 // Every element is one chain over (e, p) in order: its bits do not depend on m, n, first_row or the tiling.

@@ -172,7 +172,7 @@ void DepthwiseCorrelation::run(const float* source, const float* packed, const f
   a.channels = channels;
   a.x_up = 0;
   a.bias = bias;
-  a.activation = fused(activation);
+  a.activation = fused(activation, alpha);
   a.alpha = alpha;
   const Axis first_y = axis_y(0), first_x = axis_x(0);
   for (int64_t image = images.begin; image < images.end; ++image) {

@@ -233,7 +233,7 @@ void DirectCorrelation::run(const float* source, const float* packed, const floa
           a.batch = y.taps * along * terms;
           a.a_offset = a_offset;
           a.b_offset = few_terms ? nullptr : b_offset;
-          a.activation = fused(activation);
+          a.activation = fused(activation, alpha);
           a.alpha = alpha;
           for (int64_t e = 0; e < a.batch; ++e) {
             const int64_t tap = e / terms;
@@ -262,7 +262,7 @@ void DirectCorrelation::run(const float* source, const float* packed, const floa
           phase += taps * packed_width();
         }
       }
-      if (fused(activation) != activation) {  // forward only: one phase, all columns
+      if (!is_fused(activation)) {  // forward only: one phase, all columns
         for (int64_t i = 0; i < count; ++i) {
           float* at = to + (image + i) * to_size + band.begin * to_width * to_channels + columns.begin;
           activation_forward({band.size() * to_width, columns.size(), to_channels}, activation, alpha, at, at);

@@ -87,7 +87,15 @@ Conv2dGeometry resolve_conv2d(const char* operation, const fbn_conv2d& d) {
   checked_product(operation, {batch, d.height, d.width, d.in_channels});
   checked_product(operation, {batch, g.out_height, g.out_width, d.out_channels});
   checked_product(operation, {d.kernel_height, d.kernel_width, d.in_channels / d.groups, d.out_channels});
-  checked_product(operation, {d.height + g.pad_top + g.pad_bottom, d.width + g.pad_left + g.pad_right, d.in_channels});
+  // Padded copies of x and, for its gradient, of dy, whose padding is at most what the kernel reaches over.
+  const auto padded = [&](int64_t in, int64_t out, int64_t before, int64_t after, int64_t kernel, int64_t dilation) {
+    return checked_product(operation, {std::max(in, out) + before + after, 1}) +
+           checked_product(operation, {kernel, dilation, 2});
+  };
+  checked_product(operation,
+                  {padded(d.height, g.out_height, g.pad_top, g.pad_bottom, d.kernel_height, d.dilation_height),
+                   padded(d.width, g.out_width, g.pad_left, g.pad_right, d.kernel_width, d.dilation_width),
+                   std::max(d.in_channels, d.out_channels)});
   return g;
 }
 

@@ -242,7 +242,7 @@ void NarrowCorrelation::run(const float* from, const float* packed, const float*
   a.w_row = outputs;
   a.outputs = outputs;
   a.y_plane = y_plane;
-  a.activation = fused(activation);
+  a.activation = fused(activation, alpha);
   a.alpha = alpha;
   for (int64_t image = images.begin; image < images.end; ++image) {
     float* image_to = to + image * to_size;

@@ -6,17 +6,13 @@
 #include <string>
 
 #include "conv2d.hpp"
+#include "pointwise.hpp"
 #include "runtime/ranges.hpp"
 #include "tile_text.hpp"
 
 namespace fastbn {
 
 inline int64_t parts_of_at_most(int64_t total, int64_t most) { return total > most ? ceil_div(total, most) : 1; }
-
-// The activation that a kernel applies as it stores; the others take a pass of their own.
-inline int32_t fused(int32_t activation) {
-  return activation == FBN_RELU || activation == FBN_LEAKY_RELU ? activation : FBN_LINEAR;
-}
 
 // forward or backward_data: the destination from the source and packed weights. A call may be cut along images, rows
 // of the destination and units (panels of its channels) in any way: the bits stay.

@@ -97,7 +97,7 @@ void WinogradCorrelation::run(const float* source, const float* packed, const fl
   float* m = v + chunks * points() * patch_point(most);
   float* own_u = m + points() * panel_point(most);
   const int64_t size = form->tile;
-  const bool afterwards = fused(activation) != activation;
+  const bool afterwards = !is_fused(activation);
   struct Tile {
     int64_t image, y, x;
   };
@@ -165,7 +165,7 @@ void WinogradCorrelation::run(const float* source, const float* packed, const fl
         t.columns = std::min(size, to_width - at.x);
         t.channels = n;
         t.bias = bias ? bias + j : nullptr;
-        t.activation = fused(activation);
+        t.activation = fused(activation, alpha);
         t.alpha = alpha;
         form->result(t);
         if (afterwards) {

@@ -78,10 +78,6 @@ GemmArgs plain(const float* a, int64_t a_row, int64_t a_col, const float* b, int
   return g;
 }
 
-int32_t fused(int32_t activation) {
-  return activation == FBN_RELU || activation == FBN_LEAKY_RELU ? activation : FBN_LINEAR;
-}
-
 // Rows of B as a product reads them.
 struct Panel {
   const float* b;
@@ -185,10 +181,10 @@ void DensePlan::forward(const float* x, int64_t x_stride, int64_t rows, const fl
       kernels().gemm.pack(from, out_, depth, n, width, scratch + at);
       return {scratch + at, width};
     };
-    blocked_product(x, x_stride, rows, in_, end - begin, bias ? bias + begin : nullptr, fused(activation), alpha,
+    blocked_product(x, x_stride, rows, in_, end - begin, bias ? bias + begin : nullptr, fused(activation, alpha), alpha,
                     y + begin, y_stride, panel);
   }
-  if (fused(activation) != activation) {
+  if (!is_fused(activation)) {
     activation_forward({rows, end - begin, y_stride}, activation, alpha, y + begin, y + begin);
   }
 }
@@ -215,7 +211,7 @@ void DensePlan::forward_few(const float* x, int64_t x_stride, int64_t rows, cons
         g.start = p == 0 ? GemmStart::kZero : GemmStart::kChain;
         if (p == 0 && bias) g.bias = bias + j;
         if (p + depth == in_) {
-          g.activation = fused(activation);
+          g.activation = fused(activation, alpha);
           g.alpha = alpha;
         }
         kernel_of.gemm(g);

@@ -13,6 +13,15 @@ struct Region {  // rows x columns, every array of the call has this row stride
   bool large = false;  // part of arrays that exceed the caches; what is written is none of what is read
 };
 
+// The activation that a product's kernel applies as it stores its sums; those it does not take a pass of their own.
+inline bool is_fused(int32_t activation) {
+  return activation == FBN_LINEAR || activation == FBN_RELU || activation == FBN_LEAKY_RELU;
+}
+inline int32_t fused(int32_t activation, float alpha) {
+  if (activation == FBN_LEAKY_RELU && alpha == 0) return FBN_RELU;  // 0 * -infinity would be NaN
+  return is_fused(activation) ? activation : FBN_LINEAR;
+}
+
 void activation_forward(Region m, int32_t activation, float alpha, const float* x, float* y) noexcept;  // not softmax
 // dx = dy * act'(x), from y = act(x).
 void activation_backward(Region m, int32_t activation, float alpha, const float* dy, const float* y,

@@ -165,3 +165,37 @@ def test_a_lost_step_is_seen(case: NetworkCase, isa):
     x, y = case.data(9)
     x[4] = np.nan
     assert np.isnan(program.train(x, y)[0])
+
+
+# x and kernel of each kind of product, whose sums are all -infinity with a bias of that.
+PRODUCTS = {
+    "dense": ((5, 6), (6, 17)),
+    "dense_many": ((64, 40), (40, 33)),
+    "direct": ((2, 9, 9, 64), (3, 3, 64, 64)),
+    "winograd": ((2, 12, 12, 64), (3, 3, 64, 64)),
+    "narrow": ((2, 9, 9, 1), (3, 3, 1, 4)),
+    "depthwise": ((2, 9, 9, 16), (3, 3, 1, 16)),
+    "depthwise_slices": ((2, 7, 7, 512), (3, 3, 1, 512)),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_slope_of_zero_is_relu(name, isa):
+    """0 * -infinity would be NaN: fused into a product as on its own."""
+    x, kernel = (np.ones(shape, np.float32) for shape in PRODUCTS[name])
+    bias = np.full(kernel.shape[-1], -np.inf, np.float32)
+    options = {"activation": "leaky_relu", "alpha": 0.0}
+    if x.ndim == 2:
+        y = ops.dense_forward(x, kernel, bias, **options)
+    else:
+        y = ops.conv2d_forward(
+            x,
+            kernel,
+            bias,
+            padding="same",
+            groups=x.shape[-1] if "depthwise" in name else 1,
+            algorithm="direct" if name == "direct" else "auto",
+            **options,
+        )
+    assert not y.any()
+    assert not ops.activation_forward(np.full((3, 5), -np.inf, np.float32), "leaky_relu", alpha=0.0).any()
