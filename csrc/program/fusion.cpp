@@ -12,8 +12,9 @@ struct Rewriter {
   const Graph& graph;
   bool training;
   int32_t loss;
+  int output_node;
   std::vector<Op> ops;
-  int output;
+  int output;  // value
 
   int uses(int value) const {
     int count = value == output ? 1 : 0;
@@ -54,6 +55,9 @@ bool softmax_cross_entropy(Rewriter& r, size_t i) {
   if (r.loss != FBN_LOSS_SOFTMAX_CROSS_ENTROPY || op.kind != OpKind::activation || op.activation != FBN_SOFTMAX ||
       op.output != r.output || r.uses(op.output) != 1)
     return false;
+  const int64_t channels = r.graph.node(op.node).channels(), classes = r.graph.node(r.output_node).channels();
+  require(channels == classes, "program: the softmax before the loss must be over the output's last axis, '",
+          r.graph.node(op.node).name, "'. Received: ", channels, " channels, and ", classes, " of the output");
   r.output = op.inputs[0];
   r.ops.erase(r.ops.begin() + static_cast<ptrdiff_t>(i));
   return true;
@@ -188,7 +192,7 @@ FusedGraph fuse(const Graph& graph, int output, bool training, int32_t loss) {
 
   // A value of its own per node; a reshape is another view of its input's value, and a layer's own softmax a
   // separate operator, whose value stands under number nodes + node until the layer's is known to be final.
-  Rewriter r{graph, training, loss, {}, output};
+  Rewriter r{graph, training, loss, output, {}, output};
   std::vector<int> value(nodes.size());
   const int count = static_cast<int>(nodes.size());
   for (int i = 0; i < count; ++i) {

@@ -42,7 +42,8 @@ void check_activation(const Node& node, bool softmax_allowed) {
   const int32_t a = node.layer.activation;
   require(a >= FBN_LINEAR && a <= (softmax_allowed ? FBN_SOFTMAX : FBN_TANH), where(node),
           ": unknown activation. Received: ", a);
-  require(std::isfinite(node.layer.alpha), where(node), ": alpha must be finite. Received: ", node.layer.alpha);
+  require(std::isfinite(node.layer.alpha) && (a != FBN_LEAKY_RELU || node.layer.alpha >= 0), where(node),
+          ": alpha must be finite and, for leaky_relu, not negative. Received: ", node.layer.alpha);
 }
 
 // The byte count of a value or a parameter passes int64 nowhere. Factor by factor: checked_product wants a list.

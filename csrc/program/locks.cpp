@@ -87,6 +87,7 @@ void ProgramLocks::after_fork_in_child() {
     whole_ = false;
     return;
   }
+  if (has_state_) mutexes_read.remove(&set_->state);
   (void)set_.release();
   set_.reset(fresh);
 }

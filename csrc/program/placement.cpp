@@ -26,7 +26,8 @@ class IntervalAllocator {
     peak_ = std::max(peak_, offset + size);
     return offset;
   }
-  // A block that ends with its reader may go on under another value.
+  // A block that ends with its reader may go on under another value: the only one at this offset that still lives,
+  // since `place` has erased those that ended before.
   void extend(int64_t offset, int to) {
     for (Live& l : live_)
       if (l.offset == offset) l.to = std::max(l.to, to);

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "initializers.hpp"
 #include "operators/losses.hpp"
@@ -87,6 +88,12 @@ Program::Program(const Graph& graph, int output, const fbn_program_options& opti
   if (options.loss != FBN_LOSS_NONE) plan_training(options.max_batch);
 }
 
+void Program::require_runnable(const char* operation) const {
+  locks_.require_whole(operation);
+  require(&kernels() == &kernels_, operation, ": the instruction set must be that of the program's plans, ",
+          kernels_.name, ". Received: ", kernels().name, ", which fbn_set_isa has chosen since the program was made");
+}
+
 // The capacity and its plan change together or, where planning fails, not at all.
 void Program::plan_training(int64_t max_batch) {
   const PlanRequest request{&graph_,
@@ -106,7 +113,7 @@ void Program::plan_training(int64_t max_batch) {
 }
 
 void Program::set_max_batch(int64_t max_batch) {
-  locks_.require_whole("set_max_batch");
+  require_runnable("set_max_batch");
   require(options_.loss != FBN_LOSS_NONE,
           "set_max_batch: the program was made without a loss. Received: FBN_LOSS_NONE");
   require(max_batch >= 1, "set_max_batch: max_batch must be at least 1. Received: ", max_batch);
@@ -207,19 +214,46 @@ class Program::Lease {
   char *arena_ = nullptr, *lanes_ = nullptr, *ticks_ = nullptr;
 };
 
-void Program::replay(Replayable& target, Run& run, const Exec& exec) {
-  const Plan& plan = *target.plan;
-  run.plan = &plan;
-  run.lane_count = exec.lanes;
+namespace {
+
+// The phases of a replay as the executor takes them. Each thread keeps the lists of its last one, so that nothing is
+// allocated; a replay inside another (which a host's callback may make) finds none there and has its own.
+class Schedule {
+ public:
   struct Runner {
     const Run* run;
     const PhasePlan* phase;
     void operator()(int64_t task, int lane) const { run->plan->run_task(*phase, *run, task, lane); }
   };
-  thread_local std::vector<Runner> runners;
-  thread_local std::vector<Phase> phases;
-  runners.clear();
-  phases.clear();
+  struct Lists {
+    std::vector<Runner> runners;
+    std::vector<Phase> phases;
+  };
+
+  Schedule() : lists_(std::exchange(kept, {})) {
+    lists_.runners.clear();
+    lists_.phases.clear();
+  }
+  ~Schedule() { kept = std::move(lists_); }
+  Schedule(const Schedule&) = delete;
+  Schedule& operator=(const Schedule&) = delete;
+
+  Lists& lists() { return lists_; }
+
+ private:
+  static thread_local Lists kept;
+  Lists lists_;
+};
+thread_local Schedule::Lists Schedule::kept;
+
+}  // namespace
+
+void Program::replay(Replayable& target, Run& run, const Exec& exec) {
+  const Plan& plan = *target.plan;
+  run.plan = &plan;
+  run.lane_count = exec.lanes;
+  Schedule schedule;
+  auto& [runners, phases] = schedule.lists();
   runners.reserve(plan.phases.size());
   phases.reserve(plan.phases.size());
   for (const PhasePlan& phase : plan.phases) {
@@ -263,7 +297,7 @@ void Program::check_batch_labels(const char* operation, const void* y, const int
 
 void Program::train(const void* x, const void* y, const int64_t* index, int64_t n, fbn_step_result* result,
                     const Exec& exec) {
-  locks_.require_whole("train");
+  require_runnable("train");
   const auto entered = std::chrono::steady_clock::now();
   require(options_.loss != FBN_LOSS_NONE, "train: the program was made without a loss. Received: FBN_LOSS_NONE");
   fbn_step_result sums{};
@@ -297,12 +331,12 @@ void Program::train(const void* x, const void* y, const int64_t* index, int64_t 
     const auto start = std::chrono::steady_clock::now();
     Exec whole = exec;
     whole.interrupted = nullptr;  // a step is taken whole or not at all
+    packed_ = false;              // whatever becomes of the step
     const uint64_t begin = read_ticks();
     replay(training_, run, whole);
     const uint64_t end = read_ticks();
     const auto stop = std::chrono::steady_clock::now();
     ++iteration_;
-    packed_ = false;
     sum_losses(*training_.plan, run, sums);
     sums.loss /= static_cast<double>(n);
     if (timing) {
@@ -326,7 +360,7 @@ void Program::repack() {
 
 void Program::evaluate(const void* x, const void* y, const int64_t* index, int64_t n, fbn_step_result* result,
                        const Exec& exec) {
-  locks_.require_whole("evaluate");
+  require_runnable("evaluate");
   require(options_.loss != FBN_LOSS_NONE, "evaluate: the program was made without a loss. Received: FBN_LOSS_NONE");
   require(n >= 0, "evaluate: the number of samples must not be negative. Received: ", n);
   if (exec.workspace_query != nullptr) {
@@ -342,9 +376,7 @@ void Program::evaluate(const void* x, const void* y, const int64_t* index, int64
     const std::shared_lock state(locks_.state());
     repack();
     Lease lease("evaluate", target, locks_, exec, false);
-    BetweenExecutions batches(exec);
     for (int64_t first = 0; first < n; first += kInferenceBatch) {
-      batches.check();
       Run run;
       run.batch = std::min(kInferenceBatch, n - first);
       run.index = index != nullptr ? index + first : nullptr;
@@ -366,7 +398,7 @@ void Program::evaluate(const void* x, const void* y, const int64_t* index, int64
 }
 
 void Program::predict(int node, const void* x, const int64_t* index, int64_t n, float* out, const Exec& exec) {
-  locks_.require_whole("predict");
+  require_runnable("predict");
   require(n >= 0, "predict: the number of samples must not be negative. Received: ", n);
   const Node& target_node = graph_.node(node);
   require(target_node.dtype == FBN_FLOAT32, "predict: the node must be float32. Received: '", target_node.name, "'");
@@ -380,9 +412,7 @@ void Program::predict(int node, const void* x, const int64_t* index, int64_t n, 
   const std::shared_lock state(locks_.state());
   repack();
   Lease lease("predict", target, locks_, exec, false);
-  BetweenExecutions batches(exec);
   for (int64_t first = 0; first < n; first += kInferenceBatch) {
-    batches.check();
     Run run;
     run.batch = std::min(kInferenceBatch, n - first);
     run.index = index != nullptr ? index + first : nullptr;

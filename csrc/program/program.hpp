@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "graph.hpp"
+#include "kernels/kernel_table.hpp"
 #include "locks.hpp"
 #include "parameters.hpp"
 #include "plan.hpp"
@@ -63,9 +64,13 @@ class Program {
   const Buffer& buffer(int parameter, const char* what) const;
   void repack();
 
+  // Throws where the program cannot run: BUSY as ProgramLocks says, INVALID_VALUE under another instruction set.
+  void require_runnable(const char* operation) const;
+
   Graph graph_;
   int output_;
   fbn_program_options options_;
+  const KernelTable& kernels_ = kernels();  // plans and packed weights are made for it
   ParameterStore store_;
   int64_t iteration_ = 0;
   Replayable training_;

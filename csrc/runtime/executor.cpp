@@ -89,7 +89,6 @@ class TaskScope {
   const FloatMode mode_{kTaskControl};
 };
 
-constexpr const char* kInterrupted = "fastbn: interrupted by the host";
 constexpr int64_t kAskEvery = 50'000'000;  // nanoseconds
 int64_t coarse_now() {
   timespec t{};
@@ -100,22 +99,19 @@ int64_t coarse_now() {
 // Whether the host wants the call to end. The calling thread asks it; the others see the answer.
 class Interruption {
  public:
-  explicit Interruption(const Exec& exec)
-      : ask_(exec.interrupted), host_(exec.interrupted_host), last_(ask_ != nullptr ? coarse_now() : 0) {}
-  bool possible() const { return ask_ != nullptr; }
+  explicit Interruption(const Exec& exec) : exec_(exec) {}
+  bool possible() const { return exec_.interrupted != nullptr; }
   bool wanted() const { return wanted_.load(std::memory_order_relaxed); }
   void ask() {
     const int64_t time = coarse_now();
-    if (time - last_ < kAskEvery) return;
-    last_ = time;
+    if (time - exec_.last_asked < kAskEvery) return;
+    exec_.last_asked = time;
     const FloatMode mode(callers_mode_);
-    if (ask_(host_) != 0) wanted_.store(true, std::memory_order_relaxed);
+    if (exec_.interrupted(exec_.interrupted_host) != 0) wanted_.store(true, std::memory_order_relaxed);
   }
 
  private:
-  int32_t (*ask_)(void*);
-  void* host_;
-  int64_t last_;
+  const Exec& exec_;
   const FloatControl callers_mode_ = float_control();
   std::atomic<bool> wanted_{false};
 };
@@ -310,7 +306,11 @@ class RegionServer {
     changed_.notify_all();
     const auto done = [this] { return lanes_ == 0; };
     if (!interruption.possible()) return changed_.wait(lock, done);
-    while (!changed_.wait_for(lock, std::chrono::nanoseconds(kAskEvery), done)) interruption.ask();
+    while (!changed_.wait_for(lock, std::chrono::nanoseconds(kAskEvery), done)) {
+      lock.unlock();  // the host's callback may take its time
+      interruption.ask();
+      lock.lock();
+    }
   }
 
  private:
@@ -318,7 +318,9 @@ class RegionServer {
     std::unique_lock lock(mutex_);
     for (;;) {
       changed_.wait(lock, [this] { return lanes_ > 0; });
+      lock.unlock();  // lanes_ stays as it is: nobody asks for a region before this one is done
       open_region(lanes_);
+      lock.lock();
       lanes_ = 0;
       changed_.notify_all();
     }
@@ -430,6 +432,7 @@ Exec resolve_exec(const char* operation, const fbn_exec* exec) {
   result.workspace_query = e.workspace_query;
   result.interrupted = e.interrupted;
   result.interrupted_host = e.interrupted_host;
+  if (result.interrupted != nullptr) result.last_asked = coarse_now();
   return result;
 }
 
@@ -446,18 +449,7 @@ void execute(const Exec& exec, std::span<const Phase> phases, double work) {
     say(concatenate(exec.description, ", ", kernels().name, ", ", ran.lanes, ran.lanes == 1 ? " thread" : " threads",
                     ran.why, ", ", time));
   }
-  if (interruption.wanted()) fail(FBN_INTERRUPTED, kInterrupted);
-}
-
-BetweenExecutions::BetweenExecutions(const Exec& exec)
-    : exec_(exec), last_(exec.interrupted != nullptr ? coarse_now() : 0) {}
-
-void BetweenExecutions::check() {
-  if (exec_.interrupted == nullptr) return;
-  const int64_t time = coarse_now();
-  if (time - last_ < kAskEvery) return;
-  last_ = time;
-  if (exec_.interrupted(exec_.interrupted_host) != 0) fail(FBN_INTERRUPTED, kInterrupted);
+  if (interruption.wanted()) fail(FBN_INTERRUPTED, "fastbn: interrupted by the host");
 }
 
 }  // namespace fastbn

@@ -49,7 +49,7 @@ struct Phase {
   int64_t task(int64_t begin, int64_t end, int64_t i) const { return backwards ? end - 1 - i : begin + i; }
 };
 
-// Resolved from fbn_exec (NULL: defaults). `lanes` bounds the lane argument of every task.
+// Resolved from fbn_exec (NULL: defaults), once a call. `lanes` bounds the lane argument of every task.
 struct Exec {
   int lanes = 1;
   fbn_parallel_for parallel_for = nullptr;
@@ -59,7 +59,8 @@ struct Exec {
   size_t* workspace_query = nullptr;
   int32_t (*interrupted)(void*) = nullptr;
   void* interrupted_host = nullptr;
-  std::string description;  // operator, shape, kernel; not empty: execute() says it, with threads and time
+  mutable int64_t last_asked = 0;  // nanoseconds: all executions of a call share it, however short they are
+  std::string description;         // operator, shape, kernel; not empty: execute() says it, with threads and time
 };
 
 Exec resolve_exec(const char* operation, const fbn_exec* exec);
@@ -79,18 +80,6 @@ void execute(const Exec& exec, std::span<const Phase> phases, double work);
 inline void execute(const Exec& exec, std::initializer_list<Phase> phases, double work) {
   execute(exec, std::span<const Phase>(phases.begin(), phases.size()), work);
 }
-
-// For calls that execute many short times: asks the host between them as seldom as execute() asks it within one. Throws
-// INTERRUPTED where the host asked for an end.
-class BetweenExecutions {
- public:
-  explicit BetweenExecutions(const Exec& exec);
-  void check();
-
- private:
-  const Exec& exec_;
-  int64_t last_;
-};
 
 // All of `lanes` where so much work is worth them, else one: what execute() opens, if there are tasks for several.
 int worthwhile_lanes(int lanes, double work);

@@ -1,6 +1,7 @@
 // A shared mutex under which writers do not starve: glibc's lets readers in as long as others read.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -9,15 +10,47 @@
 #include <shared_mutex>
 #include <thread>
 
+#include "status.hpp"
+
 namespace fastbn {
 
+// The mutexes that a thread reads at this time, the first kMost of them.
+class MutexesRead {
+ public:
+  void add(const void* mutex) {
+    if (count_ < kMost) mutexes_[count_] = mutex;
+    ++count_;
+  }
+  void remove(const void* mutex) {
+    --count_;
+    for (int i = std::min(count_, kMost - 1); i >= 0; --i)
+      if (mutexes_[i] == mutex) {
+        mutexes_[i] = count_ < kMost ? mutexes_[count_] : nullptr;
+        return;
+      }
+  }
+  bool contains(const void* mutex) const {
+    const void* const* end = mutexes_ + std::min(count_, kMost);
+    return std::find(mutexes_, end, mutex) != end;
+  }
+
+ private:
+  static constexpr int kMost = 16;
+  const void* mutexes_[kMost] = {};
+  int count_ = 0;
+};
+inline thread_local MutexesRead mutexes_read;
+
 // Readers that come while writers wait let one of them go first. But they wait no longer than kPatience: a thread may
-// read again while it reads (from a signal handler, say), and that is what the writer waits for.
+// read again while it reads (from a signal handler, say), and that is what the writer waits for. A thread that reads
+// and wants to write would wait for itself: BUSY.
 class FairSharedMutex {
  public:
   static constexpr std::chrono::milliseconds kPatience{1000};
 
   void lock() {
+    if (mutexes_read.contains(this))
+      fail(FBN_BUSY, "program: a call that only reads it must not change it from its callback or a signal handler");
     {
       const std::lock_guard turn(turn_);
       ++writers_;
@@ -39,6 +72,7 @@ class FairSharedMutex {
   bool is_mine() const { return writer_.load(std::memory_order_relaxed) == std::this_thread::get_id(); }
 
   void lock_shared() {
+    if (is_mine()) fail(FBN_BUSY, "program: a step must not be asked for predictions or weights from its own callback");
     {
       std::unique_lock turn(turn_);
       if (writers_ > 0) {  // by the system's clock: thread sanitizers know its wait
@@ -47,10 +81,18 @@ class FairSharedMutex {
       }
     }
     state_.lock_shared();
+    mutexes_read.add(this);
   }
   // Past writers that wait, but not past one that writes.
-  bool try_lock_shared() { return state_.try_lock_shared(); }
-  void unlock_shared() { state_.unlock_shared(); }
+  bool try_lock_shared() {
+    const bool locked = state_.try_lock_shared();
+    if (locked) mutexes_read.add(this);
+    return locked;
+  }
+  void unlock_shared() {
+    mutexes_read.remove(this);
+    state_.unlock_shared();
+  }
 
  private:
   std::shared_mutex state_;

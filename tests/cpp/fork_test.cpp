@@ -179,6 +179,29 @@ void test_fork_in_an_endless_step() {
   fbn_program_destroy(other);
 }
 
+// In a child, whose regions run in another thread than the caller's, the host is asked as it is in the parent.
+void test_interrupted_in_a_child() {
+  constexpr int64_t kSize = 28, kChannels = 128, kBatch = 64;  // 59 billion operations
+  fbn_conv2d d{};
+  d.struct_size = sizeof d;
+  d.batch = kBatch;
+  d.height = d.width = kSize;
+  d.in_channels = d.out_channels = kChannels;
+  d.kernel_height = d.kernel_width = 3;
+  d.stride_height = d.stride_width = d.dilation_height = d.dilation_width = d.groups = 1;
+  d.padding = FBN_PADDING_SAME;
+  d.algorithm = FBN_ALGORITHM_DIRECT;
+  const std::vector<float> x(kBatch * kSize * kSize * kChannels, 0.5f), kernel(9 * kChannels * kChannels, 0.25f);
+  std::vector<float> y(x.size());
+  fbn_exec exec = exec_of(2);
+  exec.interrupted = [](void*) -> int32_t { return 1; };
+  CHECK(fbn_conv2d_forward(&d, x.data(), kernel.data(), nullptr, y.data(), &exec) == FBN_INTERRUPTED);
+  CHECK(holds_in_child([&] {
+    return fbn_conv2d_forward(&d, x.data(), kernel.data(), nullptr, y.data(), &exec) == FBN_INTERRUPTED &&
+           fbn_conv2d_forward(&d, x.data(), kernel.data(), nullptr, y.data(), &exec) == FBN_INTERRUPTED;
+  }));
+}
+
 }  // namespace
 
 int main() {
@@ -187,5 +210,6 @@ int main() {
   test_fork_past_a_reader();
   test_fork_by_a_step();
   test_fork_in_an_endless_step();
+  test_interrupted_in_a_child();
   return check::report("fork_test");
 }

@@ -273,6 +273,81 @@ void test_struct_sizes() {
   fbn_program_destroy(program);
 }
 
+// A program belongs to the instruction set it was made for.
+void test_another_instruction_set() {
+  const std::string own = fbn_isa_in_use();
+  if (own == "baseline") return;
+  fbn_program* program = networks::dense_program();
+  float out[4][2];
+  CHECK(fbn_program_predict(program, kX, nullptr, 4, &out[0][0], nullptr) == FBN_OK);
+  CHECK(fbn_set_isa("baseline") == FBN_OK);
+  CHECK(fbn_program_predict(program, kX, nullptr, 4, &out[0][0], nullptr) == FBN_INVALID_VALUE);
+  CHECK(std::string(fbn_last_error()).find(own + ". Received: baseline") != std::string::npos);
+  CHECK(fbn_program_evaluate(program, kX, kY, nullptr, 4, nullptr, nullptr) == FBN_INVALID_VALUE);
+  CHECK(fbn_program_train(program, kX, kY, nullptr, 4, nullptr, nullptr) == FBN_INVALID_VALUE);
+  CHECK(fbn_program_set_max_batch(program, 2) == FBN_INVALID_VALUE);
+  CHECK(fbn_set_isa(own.c_str()) == FBN_OK);
+  CHECK(fbn_program_train(program, kX, kY, nullptr, 4, nullptr, nullptr) == FBN_OK);
+  fbn_program_destroy(program);
+}
+
+void test_refused_graphs() {
+  fbn_graph* graph = nullptr;
+  CHECK(fbn_graph_create(&graph) == FBN_OK);
+  fbn_layer layer{};
+  layer.kind = FBN_LAYER_INPUT;
+  layer.rank = 1;
+  layer.shape[0] = 4;
+  const int32_t in = networks::add(graph, layer, "in", {});
+  layer = {};
+  layer.struct_size = sizeof layer;
+  layer.kind = FBN_LAYER_ACTIVATION;
+  layer.name = "slope";
+  layer.num_inputs = 1;
+  layer.inputs[0] = in;
+  layer.activation = FBN_LEAKY_RELU;
+  layer.alpha = -0.5f;
+  int32_t node = -1;
+  CHECK(fbn_graph_add(graph, &layer, &node) == FBN_INVALID_VALUE);
+  CHECK(std::string(fbn_last_error()).find("not negative") != std::string::npos);
+
+  // The loss would be over other classes than the softmax.
+  layer = {};
+  layer.kind = FBN_LAYER_ACTIVATION;
+  layer.activation = FBN_SOFTMAX;
+  node = networks::add(graph, layer, "softmax", {in});
+  layer = {};
+  layer.kind = FBN_LAYER_RESHAPE;
+  layer.rank = 2;
+  layer.shape[0] = layer.shape[1] = 2;
+  node = networks::add(graph, layer, "pairs", {node});
+  const fbn_program_options options = networks::options(4);
+  fbn_program* program = nullptr;
+  CHECK(fbn_program_create(graph, node, &options, &program) == FBN_INVALID_VALUE && program == nullptr);
+  CHECK(std::string(fbn_last_error()).find("'softmax'. Received: 4 channels, and 2") != std::string::npos);
+  fbn_graph_destroy(graph);
+}
+
+// dy in a padded copy passes 63 bits although x does not.
+void test_large_dilation() {
+  fbn_conv2d d{};
+  d.struct_size = sizeof d;
+  d.batch = d.height = 1;
+  d.width = 8;
+  d.in_channels = 1;
+  d.out_channels = int64_t{1} << 30;
+  d.kernel_height = 1;
+  d.kernel_width = 9;
+  d.stride_height = d.stride_width = d.dilation_height = d.groups = 1;
+  d.dilation_width = INT32_MAX;
+  d.padding = FBN_PADDING_SAME;
+  size_t bytes = 0;
+  fbn_exec exec = networks::exec_of(1);
+  exec.workspace_query = &bytes;
+  float x = 0, dy = 0, kernel = 0, dx = 0;
+  CHECK(fbn_conv2d_backward(&d, &dy, &x, &kernel, nullptr, &dx, nullptr, nullptr, &exec) == FBN_OUT_OF_MEMORY);
+}
+
 }  // namespace
 
 int main() {
@@ -286,5 +361,8 @@ int main() {
   test_struct_sizes();
   test_inference_from_threads();
   test_errors_of_threads();
+  test_another_instruction_set();
+  test_refused_graphs();
+  test_large_dilation();
   return check::report("program_test");
 }

@@ -69,7 +69,8 @@ FBN_API const char* fbn_num_threads_reason(void);
 
 /* Instruction sets, as a comma-separated list, best first ("avx512,avx2,baseline"). `in_use` is what
  * FASTBN_ISA or fbn_set_isa chose; it can only be lowered below what was found. It is NULL, with a message
- * in fbn_last_error(), while FASTBN_ISA names none that can run here; every operator call then fails. */
+ * in fbn_last_error(), while FASTBN_ISA names none that can run here; every operator call then fails. A program
+ * runs under the set that was in use when it was made, and says so under another. */
 FBN_API const char* fbn_isa_compiled(void);
 FBN_API const char* fbn_isa_found(void);
 FBN_API const char* fbn_isa_in_use(void);
@@ -101,7 +102,8 @@ typedef struct fbn_exec {
   size_t workspace_size;
   size_t* workspace_query; /* not NULL: validate, store the bytes needed here, compute nothing */
   /* Not NULL: asked on the calling thread, between tasks, about every 50 ms; anything but 0 ends the call
-   * with FBN_INTERRUPTED. A training step does not ask: it is taken whole. */
+   * with FBN_INTERRUPTED. A training step does not ask: it is taken whole. It may call the library, but not
+   * change the program whose call asks (FBN_BUSY); that holds for parallel_for as well. */
   int32_t (*interrupted)(void* host);
   void* interrupted_host;
 } fbn_exec;
