@@ -18,3 +18,5 @@ def main() -> None:
         if not str(error).startswith("FASTBN_"):
             raise
         raise SystemExit(f"fastbn: {error}") from None
+    except OSError as error:  # of the output: commands name those of their own
+        raise SystemExit(f"fastbn: {error}") from None

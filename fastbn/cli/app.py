@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     help="CPU kernels and training for convolutional networks.",
@@ -83,6 +86,15 @@ def options(
     """CPU kernels and training for convolutional networks."""
 
 
+def _console(stderr: bool = False) -> Console:
+    """A console as wide as what stands behind it, 128 columns where that is no terminal; tables take 80 at least."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    console.width = max(console.width, 80) if console.is_terminal else 128
+    return console
+
+
 @app.command()
 def info(
     measure: Annotated[
@@ -139,31 +151,32 @@ def explain(
     import shlex
     import sys
 
-    from rich.console import Console
-
     from fastbn import explain as explanations
+    from fastbn._files import require_writable, whole_file
 
     quiet = json is not None and str(json) == "-"
-    errors = Console(stderr=True)
+    errors = _console(stderr=True)
     command = shlex.join(["fastbn", *sys.argv[1:]]) if sys.argv[1:2] == ["explain"] else "fastbn explain"
     try:
         for target in (html, json):
             if target is not None and str(target) != "-" and not target.absolute().parent.is_dir():
                 raise ValueError(f"the folder must be there. Received: {target}")
+            if target is not None and str(target) != "-":
+                require_writable(target)
         with errors.status("") as status:
             found = explanations.explain(names or (), batch_size, predict=predict, command=command, said=status.update)
         if html is not None:
-            html.write_text(explanations.html_page(found), encoding="utf-8")
+            with whole_file(html) as part:
+                part.write_text(explanations.html_page(found), encoding="utf-8")
         if json is not None and not quiet:
-            json.write_text(found.to_json() + "\n", encoding="utf-8")
+            with whole_file(json) as part:
+                part.write_text(found.to_json() + "\n", encoding="utf-8")
     except (OSError, ValueError, MemoryError) as error:
         _fail("explain", error)
     if quiet:
         typer.echo(found.to_json())
         return
-    console = Console()
-    if not console.is_terminal:
-        console.width = 128
+    console = _console()
     found.print(console)
     for target in (html, json):
         if target is not None:
@@ -210,14 +223,10 @@ def study(
     import shlex
     import sys
 
-    from rich.console import Console
-
     from fastbn import study as studies
 
     command = shlex.join(["fastbn", *sys.argv[1:]]) if sys.argv[1:2] == ["study"] else f"fastbn study {name.value}"
-    console = Console()
-    if not console.is_terminal:
-        console.width = 128
+    console = _console()
     try:
         outcome = studies.run(
             name.value,

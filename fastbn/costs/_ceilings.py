@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fastbn import _core
-from fastbn.datasets._cache import cache_folder, whole_file
+from fastbn._files import whole_file
+from fastbn.datasets._cache import cache_folder
 
 _FORMAT = 1
 
@@ -119,7 +120,7 @@ def keep_measured(kind: str, value: Any) -> None:
         content = json.loads(cache_file().read_text())
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         content = {"format": _FORMAT, "machines": {}}
-    machines = content.setdefault("machines", {})
+    machines = content["machines"] = dict(content["machines"]) if isinstance(content.get("machines"), dict) else {}
     machines.setdefault(machine_key(), {})[kind] = value
     while len(machines) > 32:  # builds that are gone
         machines.pop(next(iter(machines)))

@@ -6,6 +6,7 @@ Each of `mnist`, `fashion_mnist` and `digits` has `load_data()`, as in Keras. `l
 from __future__ import annotations
 
 from . import _sources, digits, fashion_mnist, mnist
+from ._cache import NoCacheFolder
 from ._types import DataSet
 
 __all__ = ["DataSet", "digits", "fashion_mnist", "load", "mnist"]
@@ -18,14 +19,18 @@ def load(name: str = "auto") -> DataSet:
 
     Raises:
         ValueError: an unknown name, or a data file that is not what it should be.
-        OSError: the data set asked for is nowhere to be had (never with "auto" or "digits").
+        OSError: the data set asked for is nowhere to be had (never with "auto" or "digits"), or a file that is there
+            cannot be read.
     """
     if name == "auto":
         try:
             train, test = _sources.load(mnist.SOURCE, timeout=_AUTO_TIMEOUT)
-        except OSError as error:
+        except (ConnectionError, FileNotFoundError) as error:
             train, test = digits.load_data()
-            reason = "FASTBN_DATA names no folder" if isinstance(error, FileNotFoundError) else "no mirror gave it"
+            if isinstance(error, NoCacheFolder):
+                reason = "there is no home folder to keep it in"
+            else:
+                reason = "FASTBN_DATA names no folder" if isinstance(error, FileNotFoundError) else "no mirror gave it"
             note = f"Data: digits drawn by fastbn, because MNIST is not on this machine and {reason}."
             return DataSet("digits", train, test, note)
         return DataSet("mnist", train, test, "Data: MNIST.")

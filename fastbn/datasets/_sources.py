@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbn._files import whole_file
+
 from . import _idx
-from ._cache import cache_folder, whole_file
+from ._cache import cache_folder
 from ._types import Split
 
 
@@ -134,7 +136,7 @@ def _from_fastbn_data(source: Source) -> _Arrays | None:
     value = os.environ.get("FASTBN_DATA")
     if not value:
         return None
-    root = Path(value).expanduser()
+    root = Path(os.path.expanduser(value))
     if not root.is_dir():
         raise FileNotFoundError(f"datasets: FASTBN_DATA must name a folder. Received: FASTBN_DATA={value}")
     for folder in (*(root / name for name in source.folders), root):
@@ -146,7 +148,7 @@ def _from_fastbn_data(source: Source) -> _Arrays | None:
 
 def _from_keras(source: Source) -> _Arrays | None:
     home = os.environ.get("KERAS_HOME")
-    root = (Path(home).expanduser() if home else Path.home() / ".keras") / "datasets"
+    root = Path(os.path.expanduser(home or "~/.keras")) / "datasets"
     folder = root / source.keras_folder
     if not folder.is_dir():
         return None

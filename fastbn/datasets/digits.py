@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._cache import cache_folder, whole_file
+from fastbn._files import whole_file
+
+from ._cache import cache_folder
 from ._types import Split
 from .strokes import FORMS, SAMPLES_PER_FORM, sampling_matrix
 
@@ -223,12 +225,13 @@ def load_data(n_train: int = 60000, n_test: int = 10000, seed: int = 0) -> tuple
     """
     n_train, n_test = _check_count("n_train", n_train), _check_count("n_test", n_test)
     seed = _check_count("seed", seed)
-    path = cache_folder() / f"digits-v{_VERSION}-{n_train}-{n_test}-{seed}.npz"
-    cached = _read_cached(path, n_train, n_test)
-    if cached is not None:
-        return cached
+    name = f"digits-v{_VERSION}-{n_train}-{n_test}-{seed}.npz"
+    # The cache only saves time: none, or one that cannot be written, is no reason to fail.
+    with contextlib.suppress(OSError):
+        cached = _read_cached(cache_folder() / name, n_train, n_test)
+        if cached is not None:
+            return cached
     train, test = _generate(n_train, seed, 0), _generate(n_test, seed, 1)
-    # The cache only saves time: a folder that cannot be written is no reason to fail.
-    with contextlib.suppress(OSError), whole_file(path) as part, part.open("wb") as file:
+    with contextlib.suppress(OSError), whole_file(cache_folder() / name) as part, part.open("wb") as file:
         np.savez(file, x_train=train[0], y_train=train[1], x_test=test[0], y_test=test[1])
     return train, test

@@ -64,7 +64,7 @@ def make_model(name: str) -> Model:
     made: Any
     if ":" in name:
         module_name, _, function_name = name.partition(":")
-        if not module_name or not function_name:
+        if not module_name or not function_name or module_name.startswith("."):
             raise ValueError(f"explain: a model is named module:function. Received: {name!r}")
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())

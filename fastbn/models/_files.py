@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,28 +10,29 @@ from pathlib import Path
 import numpy as np
 
 from fastbn._arrays import Float32
+from fastbn._files import whole_file
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Float32]) -> None:
-    """Write through a temporary file beside `path` that takes its place at the end."""
+    """Raises ValueError for another kind of file, FileNotFoundError where its folder is not there."""
     target = Path(path)
     if target.suffix != ".npz":
         raise ValueError(f"save_weights: weights are written as .npz files. Received: {os.fspath(path)!r}")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"save_weights: the file's folder must be there. Received: {os.fspath(path)!r}")
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with whole_file(target) as part, part.open("wb") as file:
             np.savez(file, **dict(arrays))  # type: ignore[arg-type]  # its stub takes the names for its own options
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    except Exception as error:
+        raise _interrupt_behind(error) from None
+
+
+def _interrupt_behind(error: BaseException) -> BaseException:
+    """The interrupt (Ctrl-C) that made the closing of a half-written archive fail, or the error itself."""
+    cause = error.__context__
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__context__
+    return error if cause is None else cause
 
 
 def read_arrays(path: str | os.PathLike[str], wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastbn.datasets._cache import whole_file
+from fastbn._files import whole_file
 from fastbn.study import _figures, _markdown
 from fastbn.study._html import page
 from fastbn.study._outcome import Outcome, StudyOutcome

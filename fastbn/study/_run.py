@@ -58,7 +58,8 @@ def run(
     Interrupted (Ctrl-C), it returns what has ended of the studies that have a cell of every variant.
 
     Raises ValueError for unknown names, numbers below one, a damaged cell, or a folder with cells of a study that has
-    not finished where `resume` is false; what `fastbn.datasets.load` raises; ImportError where joblib is not installed.
+    not finished where `resume` is false; OSError where `out` cannot be written; what `fastbn.datasets.load` raises;
+    ImportError where joblib is not installed.
     """
     from rich.console import Console
 
@@ -79,6 +80,9 @@ def run(
             f"study: the folder holds {len(done)} of the {len(wanted)} cells asked for, and maybe others; go on there "
             f"with --resume, or take another folder. Received: {store.folder}"
         )
+
+    if len(done) < len(wanted):
+        store.require_writable()
 
     def last_loss(key: str) -> float:
         return _numbers.losses(store.read(key))[-1]

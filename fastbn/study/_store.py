@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fastbn.datasets._cache import whole_file
+from fastbn._files import require_writable, whole_file
 
 
 class Store:
@@ -16,6 +16,10 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cells = folder / "cells"
+
+    def require_writable(self) -> None:
+        """Raises OSError where no cell could be kept."""
+        require_writable(self.cells / "cell")
 
     def any_cells(self) -> bool:
         return any(self.cells.glob("*.json"))
@@ -30,6 +34,8 @@ class Store:
             record: dict[str, Any] = json.loads(path.read_text())
             if record["key"] != key:
                 raise ValueError(f"it holds the cell {record['key']!r}")
+            if "result" not in record:
+                raise ValueError("it holds no result")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"study: not a readable cell; remove it ({error}). Received: {path}") from None
         return record

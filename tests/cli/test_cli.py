@@ -156,3 +156,12 @@ def test_demo_without_its_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     result = runner.invoke(app, ["demo", "--data", "mnist"])
     assert result.exit_code == 1
     assert "FASTBN_DATA must name a folder" in result.output
+
+
+def test_a_full_disk_behind_the_output() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "fastbn", "info"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, cwd=HERE)
+    assert result.returncode != 0
+    assert "No space left on device" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -293,7 +293,10 @@ def test_command_on_a_model_of_ones_own(module: Path) -> None:
         (["their_models:value"], "must have a function of this name. Received: 'value'"),
         (["their_models:wrong"], "must return a fastbn model. Received: int"),
         (["their_models:"], "a model is named module:function. Received: 'their_models:'"),
+        (["./their_models.py:tiny"], "a model is named module:function. Received: './their_models.py:tiny'"),
         (["mlp", "--html", "nowhere/out.html"], "the folder must be there"),
+        (["mlp", "--html", "/proc/out.html"], "cannot write /proc/out.html"),
+        (["mlp", "--json", "/proc/out.json"], "cannot write /proc/out.json"),
     ],
 )
 def test_command_refuses(arguments: list[str], message: str, module: Path) -> None:
@@ -302,6 +305,18 @@ def test_command_refuses(arguments: list[str], message: str, module: Path) -> No
     assert message in " ".join(result.output.split())
     assert result.output.startswith("fastbn explain: ")
     assert result.output.count("explain: ") == 1
+
+
+def test_tables_are_whole_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from fastbn.cli.app import _console
+
+    assert _console().width == 128
+    monkeypatch.setattr(Console, "is_terminal", True)
+    for columns, width in (("40", 80), ("100", 100)):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert _console().width == width
 
 
 def test_errors_inside_the_function_pass(module: Path) -> None:

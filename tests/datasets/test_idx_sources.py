@@ -381,21 +381,6 @@ def test_silent_mirror_is_given_up(server: _Server) -> None:
         release.set()
 
 
-def test_whole_file_keeps_the_old_one_on_failure(tmp_path: Path) -> None:
-    target = tmp_path / "file"
-    target.write_text("old")
-
-    def write_half() -> None:
-        with _cache.whole_file(target) as part:
-            part.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        write_half()
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
 # ------------------------------------------------------------------ load
 
 
@@ -411,6 +396,39 @@ def test_auto_takes_digits_when_mnist_is_nowhere(
     assert "\n" not in found.note
     monkeypatch.setenv("FASTBN_DATA", str(tmp_path / "nowhere"))
     assert "FASTBN_DATA names no folder" in datasets.load("auto").note
+
+
+@pytest.mark.parametrize("variable", ["FASTBN_DATA", "KERAS_HOME"])
+def test_without_a_home_folder(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """As where a container runs under a number that no account has."""
+    import pooch
+
+    def no_home(name: str) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(pooch, "os_cache", no_home)
+    monkeypatch.setattr(_sources, "cache_folder", _cache.cache_folder)
+    monkeypatch.setattr(datasets.digits, "cache_folder", _cache.cache_folder)
+    assert len(datasets.digits.load_data(3, 2)[0][0]) == 3
+    monkeypatch.setattr(datasets.digits, "load_data", lambda: (((), ()), ((), ())))
+    assert "because MNIST is not on this machine and there is no home folder" in datasets.load("auto").note
+    with pytest.raises(OSError, match="no folder for a cache: could not determine"):
+        datasets.load("mnist")
+    monkeypatch.setenv(variable, "~nobody_of_this_name/x")
+    reason = "FASTBN_DATA names no folder" if variable == "FASTBN_DATA" else "there is no home folder"
+    assert reason in datasets.load("auto").note
+
+
+def test_auto_does_not_hide_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write_files(tmp_path, compressed=False)
+    monkeypatch.setenv("FASTBN_DATA", str(tmp_path))
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(f"Permission denied: {path}")
+
+    monkeypatch.setattr(_idx, "read_bytes", refuse)
+    with pytest.raises(PermissionError, match="idx1-ubyte"):
+        datasets.load("auto")
 
 
 def test_auto_takes_mnist_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

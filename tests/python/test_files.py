@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastbn
 from fastbn import layers
+from fastbn._files import require_writable, whole_file
 
 
 def make(units=3):
@@ -120,3 +122,46 @@ def test_whole_models_are_not_written(tmp_path):
     with pytest.raises(NotImplementedError, match="save_weights"):
         make().save(tmp_path / "model.keras")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link.npz"
+    link.symlink_to(tmp_path / "real" / "weights.npz")
+    for value in (1.0, 2.0):
+        model = make()
+        model.set_weights([np.full_like(w, value) for w in model.get_weights()])
+        model.save_weights(link)
+        assert link.is_symlink()
+        again = make()
+        again.load_weights(tmp_path / "real" / "weights.npz")
+        assert again.get_weights()[0].max() == value
+
+
+def test_whole_files(tmp_path):
+    target = tmp_path / "new" / "text"
+    with whole_file(target) as part:
+        part.write_text("first")
+        assert not target.exists()
+
+    def write_half():
+        with whole_file(target) as part:
+            part.write_text("second")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert target.read_text() == "first"
+    assert os.listdir(target.parent) == ["text"]
+    with whole_file(Path("/dev/null")) as part:
+        assert part == Path("/dev/null")
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path):
+    require_writable(tmp_path / "new" / "text")
+    assert os.listdir(tmp_path / "new") == []
+    require_writable(Path("/dev/null"))
+    (tmp_path / "file").touch()
+    for target in (Path("/proc/xx"), tmp_path / "file" / "text"):
+        with pytest.raises(OSError, match=r"cannot write .*(xx|file)"):
+            require_writable(target)

@@ -134,12 +134,20 @@ def test_a_cell_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in store.cells.iterdir()] == ["abc.json"]
 
 
-@pytest.mark.parametrize("text", ["", '{"key": "ab', "[]", "{}", '{"key": "other"}'])
+@pytest.mark.parametrize("text", ["", '{"key": "ab', "[]", "{}", '{"key": "other"}', '{"key": "abc"}'])
 def test_damaged_cells_are_named(tmp_path: Path, text: str) -> None:
     store = Store(tmp_path)
     store.put("cells/abc.json", text)
     with pytest.raises(ValueError, match=r"not a readable cell; remove it.*Received: .*abc\.json"):
         store.read("abc")
+
+
+def test_a_folder_that_cannot_be_written_is_known_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastbn.study import _run
+
+    monkeypatch.setattr(_run, "run_cells", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(OSError, match="cannot write /proc/xx"):
+        _run.run("accelerate", "/proc/xx", data="digits", seeds=1, epochs=1)
 
 
 def test_cores_are_shared_out() -> None:
