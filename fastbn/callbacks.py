@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import math
+import os
+import string
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
@@ -29,7 +32,8 @@ class Callback:
     """Base of the callbacks: every method does nothing.
 
     `self.model` is the model and `self.params` {"epochs", "steps", "verbose"}. Batch methods that are not overridden
-    cost nothing. Logs of a training batch are means over the epoch so far.
+    cost nothing. Logs of a training batch are means over the epoch so far, those of a predicted one its "outputs";
+    where something begins they are empty.
     """
 
     def __init__(self) -> None:
@@ -164,10 +168,24 @@ class _Monitor:
     def __init__(self, owner: str, monitor: str, mode: str, min_delta: float = 0.0) -> None:
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"{owner}: mode must be 'auto', 'min' or 'max'. Received: {mode!r}")
-        self.larger = mode == "max" or (mode == "auto" and monitor.endswith(("acc", "accuracy")))
+        self.owner, self.monitor, self.mode = owner, monitor, mode
+        self.larger = mode == "max"
         self.min_delta = abs(float(min_delta))
         if math.isnan(self.min_delta):
             raise ValueError(f"{owner}: min_delta must be a number. Received: {min_delta!r}")
+
+    def begin(self, model: Model) -> None:
+        """Ask the model's metrics for the direction. Raises ValueError where none has this name and `mode` is auto."""
+        if self.mode != "auto":
+            return
+        name = self.monitor.removeprefix("val_")
+        grows = {metric.name: metric.grows for metric in model.metrics} | {"loss": False}
+        if name not in grows and not name.endswith(("acc", "accuracy")):
+            raise ValueError(
+                f"{self.owner}: mode must be 'min' or 'max' where monitor is neither the loss nor a metric of the "
+                f"model, which has {list(grows)}. Received: monitor={self.monitor!r}, mode='auto'"
+            )
+        self.larger = grows.get(name, True)
 
     def improves(self, value: float, best: float | None) -> bool:
         if best is None:
@@ -210,6 +228,7 @@ class EarlyStopping(Callback):
         self.best_epoch = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
+        self._monitor.begin(self.model)
         self._reset()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
@@ -255,7 +274,10 @@ def _monitored(monitor: str, owner: str, logs: Logs | None) -> float | None:
 class ModelCheckpoint(Callback):
     """Save the weights after each epoch, or each one that is better than all before (save_best_only).
 
-    filepath may hold fields like "{epoch:02d}" (from 1) and "{val_loss:.3f}"; a file is written whole or not at all.
+    filepath ends in .npz and may hold fields like "{epoch:02d}" (from 1) and "{val_loss:.3f}"; its folder is made where
+    it is not there, a file is written whole or not at all.
+
+    Raises ValueError for another kind of file or fields without a name.
     """
 
     def __init__(
@@ -275,12 +297,28 @@ class ModelCheckpoint(Callback):
                 "ModelCheckpoint: weights are saved, after epochs. "
                 f"Received: save_weights_only={save_weights_only}, save_freq={save_freq!r}"
             )
-        self.filepath = str(filepath)
+        self.filepath = os.fspath(filepath)
+        if not self.filepath.endswith(".npz"):
+            raise ValueError(
+                f"ModelCheckpoint: weights are written as .npz files. Received: filepath={self.filepath!r}"
+            )
+        try:
+            fields = [field for _, field, _, _ in string.Formatter().parse(self.filepath) if field is not None]
+        except ValueError as error:
+            raise ValueError(f"ModelCheckpoint: filepath: {error}. Received: {self.filepath!r}") from None
+        if any(not field.isidentifier() for field in fields):
+            raise ValueError(
+                f"ModelCheckpoint: fields of filepath must be epoch or names of logs. Received: {self.filepath!r}"
+            )
         self.monitor = monitor
         self.verbose = verbose
         self.save_best_only = save_best_only
         self.best = initial_value_threshold
         self._monitor = _Monitor("ModelCheckpoint", monitor, mode)
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        if self.save_best_only:
+            self._monitor.begin(self.model)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if self.save_best_only:
@@ -294,23 +332,32 @@ class ModelCheckpoint(Callback):
             raise KeyError(
                 f"ModelCheckpoint: filepath names {error}, which is not in the logs. Received: {self.filepath!r}"
             ) from None
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(path)
         if self.verbose:
             print(f"Epoch {epoch + 1}: weights saved to {path}", flush=True)
 
 
 class LearningRateScheduler(Callback):
-    """Set the learning rate before each epoch to schedule(epoch, learning_rate)."""
+    """Set the learning rate before each epoch to schedule(epoch, learning_rate), or schedule(epoch)."""
 
     def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
         super().__init__()
         self.schedule = schedule
+        try:
+            inspect.signature(schedule).bind(0, 0.0)
+            self._takes_rate = True
+        except TypeError:
+            self._takes_rate = False
+        except ValueError:  # a function of C without a signature
+            self._takes_rate = True
         self.verbose = verbose
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         optimizer = self.model.optimizer
         assert optimizer is not None
-        optimizer.learning_rate = self.schedule(epoch, optimizer.learning_rate)
+        rate = (optimizer.learning_rate,) if self._takes_rate else ()
+        optimizer.learning_rate = self.schedule(epoch, *rate)
         if self.verbose:
             print(f"Epoch {epoch + 1}: learning rate {optimizer.learning_rate:g}", flush=True)
 

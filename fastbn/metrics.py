@@ -58,6 +58,11 @@ class Metric:
     source: Source = "correct"
     labels_dtype = _core.FLOAT32
 
+    @property
+    def grows(self) -> bool:
+        """Whether better models have larger values."""
+        return self.source == "correct"
+
     def __init__(self, name: str | None = None) -> None:
         self.name = self.default_name if name is None else name
         self.reset_state()

@@ -27,7 +27,9 @@ _NOT_BUILT_IN = {
 
 
 class Optimizer:
-    """Base of the optimizers. `learning_rate` can be set at any time and holds from the next batch on."""
+    """Base of the optimizers. `learning_rate` can be set at any time and holds from the next batch on; the others hold
+    as they were given, since the steps are planned with them.
+    """
 
     def __init__(
         self,
@@ -64,10 +66,19 @@ class Optimizer:
             number = float(value)
         except (TypeError, ValueError):
             raise TypeError(f"{cls}: {name} must be a number. Received: {name}={value!r}") from None
-        if not 0 <= number < below:
+        if not 0 <= number < below or number > 3.4028235e38:  # the largest float32
             bound = "finite and not negative" if below == math.inf else f"in [0, {below:g})"
             raise ValueError(f"{cls}: {name} must be {bound}. Received: {name}={value!r}")
         return number
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raises AttributeError for settings other than the learning rate that are there already."""
+        if name in self.__dict__ and name != "name" and not name.startswith("_"):
+            raise AttributeError(
+                f"{type(self).__name__}: {name} cannot be set; compile the model with another optimizer. "
+                f"Received: {name}={value!r}"
+            )
+        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_program": None, "_model": None}  # a copy belongs to no model yet

@@ -1,6 +1,8 @@
 // Programs: training steps, evaluation and prediction on rows of whole data sets; parameters, text and costs.
 #include <algorithm>
 #include <optional>
+#include <tuple>
+#include <vector>
 
 #include "graph.hpp"
 #include "optimizers.hpp"
@@ -119,6 +121,11 @@ class Program {
     Operands operands("program_set");
     const float* data = operands.in<float>(value, "value", parameter_shape(parameter, nullptr));
     operands.run([&] { return fbn_program_set(program_.get(), parameter, what.c_str(), data); });
+  }
+
+  // Several at once: Python handles no signal in between. Values that fit are the caller's part.
+  void set_all(const std::vector<std::tuple<int32_t, std::string, py::object>>& values) {
+    for (const auto& [parameter, what, value] : values) set(parameter, what, value);
   }
 
   int64_t iteration() const {
@@ -309,6 +316,7 @@ void register_program(py::module_& m) {
       .def("parameters", &Program::parameters, "Name, shape and whether it is trained, of every parameter.")
       .def("get", &Program::get, py::arg("parameter"), py::arg("what") = "value")
       .def("set", &Program::set, py::arg("parameter"), py::arg("what"), py::arg("value"))
+      .def("set_all", &Program::set_all, py::arg("values"), "`set` of each (parameter, what, value).")
       .def_property("iteration", &Program::iteration, &Program::set_iteration)
       .def_property("learning_rate", &Program::learning_rate, &Program::set_learning_rate)
       .def("set_max_batch", &Program::set_max_batch, py::arg("max_batch"),

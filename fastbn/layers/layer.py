@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -297,9 +297,13 @@ def put_together(parts: list[tuple[Layer, list[int]]]) -> Tensor | None:
 
 
 class Network:
-    """The layers behind a value in Keras' order, and their graph."""
+    """The layers behind a value in Keras' order, and their graph. `frozen` are the layers that are not trained, None
+    those that say so now.
+    """
 
-    def __init__(self, output: Tensor, input_dtype: int = _core.FLOAT32) -> None:
+    def __init__(
+        self, output: Tensor, input_dtype: int = _core.FLOAT32, frozen: Collection[Layer] | None = None
+    ) -> None:
         self.tensors = _ordered(output)
         self.channels_first = self._layout()
         self.graph = _core.Graph()
@@ -313,7 +317,8 @@ class Network:
             # Names are made unique when the layers become part of a model; until then a number keeps them apart.
             name = layer.name if layer.name not in taken else f"{layer.name}#{tensor.number}"
             taken.add(name)
-            self.nodes[tensor.number] = self.graph.add(kind, name, inputs, frozen=not layer.trainable, **fields)
+            still = not layer.trainable if frozen is None else layer in frozen
+            self.nodes[tensor.number] = self.graph.add(kind, name, inputs, frozen=still, **fields)
 
     def _layout(self) -> bool:
         """Whether images are channels_first outside: what the image layers say, which must agree."""

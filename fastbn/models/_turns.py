@@ -7,49 +7,60 @@ import threading
 import weakref
 
 
+class Turn:
+    """An operation that trains, in a thread. Whoever made it sets `over` at its end, whether or not it had begun.
+
+    That is an assignment and no call: an interrupt (Ctrl-C) comes before it or after, and none can leave a turn behind.
+    """
+
+    def __init__(self, operation: str) -> None:
+        self.operation = operation
+        self.thread = threading.get_ident()
+        self.over = False
+
+
 class Turns:
     """One for each model. A thread that trains has the turn until it ends; others are refused, not kept waiting."""
 
     def __init__(self) -> None:
-        self._running: list[tuple[str, int]] = []  # operations that train at this moment, and their threads
+        self._begun: list[Turn] = []
         self.choice = threading.RLock()  # held while an engine is chosen, or replaced
         _living[id(self)] = self
 
     @property
     def training(self) -> bool:
         """Whether any thread trains: the engine must stay the model's."""
-        return bool(self._running)
+        return bool(self._running())
+
+    def _running(self) -> list[Turn]:
+        return [turn for turn in self._begun if not turn.over]
 
     def refuse_while_training(self, operation: str) -> None:
         """Raises RuntimeError where a step of the training under way would go into an engine that is given up."""
-        if self._running:
+        running = self._running()
+        if running:
             raise RuntimeError(
-                f"{operation}: the model must not be in training. Received: a call during {self._running[-1][0]}, "
+                f"{operation}: the model must not be in training. Received: a call during {running[-1].operation}, "
                 "from a callback or another thread"
             )
 
     def refuse_other_threads(self, operation: str) -> None:
         """Raises RuntimeError where another thread trains; this one may, from a callback."""
-        for name, thread in self._running:
-            if thread != threading.get_ident():
+        for turn in self._running():
+            if turn.thread != threading.get_ident():
                 raise RuntimeError(
                     f"{operation}: one thread at a time trains a model. Received: a call while it is training in "
-                    f"another thread, in {name}"
+                    f"another thread, in {turn.operation}"
                 )
 
-    def begin(self, operation: str) -> tuple[str, int]:
-        """Take the turn, with `choice` held; what `end` must be given."""
-        turn = (operation, threading.get_ident())
-        self._running.append(turn)
-        return turn
-
-    def end(self, turn: tuple[str, int]) -> None:
-        self._running.remove(turn)
+    def begin(self, turn: Turn) -> None:
+        """Take the turn, with `choice` held."""
+        self._begun = [*self._running(), turn]
 
     def _begin_anew(self) -> None:
         """In a forked child: other threads are not there, and what they had begun never ends."""
         self.choice = threading.RLock()
-        self._running = [entry for entry in self._running if entry[1] == threading.get_ident()]
+        self._begun = [turn for turn in self._begun if turn.thread == threading.get_ident()]
 
 
 _living: weakref.WeakValueDictionary[int, Turns] = weakref.WeakValueDictionary()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -34,6 +34,7 @@ class Training:
     metrics: tuple[Metric, ...] = ()
     conv_algorithm: str = "auto"
     keep_gradients: bool = False
+    frozen: frozenset[Layer] = frozenset()  # not trainable at that time
 
     def fits(self, layer: Layer) -> bool:
         """Whether the loss and the last layer belong together: softmax is part of a cross-entropy, once."""
@@ -97,7 +98,7 @@ class Engine:
         self.output = output
         self.seed = seed
         self.training = training
-        self.network = Network(output, input_dtype)
+        self.network = Network(output, input_dtype, None if training is None else training.frozen)
         self.input = next(t for t in self.network.tensors if isinstance(t.layer, InputLayer))
         self.input_dtype = _core.UINT8 if self._input_layer.dtype == "uint8" else input_dtype
         self.input_shape = self.network.shape(self.input)
@@ -153,16 +154,16 @@ class Engine:
 
     def carry_weights(self, other: Engine) -> None:
         """Take over the weights of another engine; parameters that it has not stay as they are."""
-        for name, (index, shape) in self.parameters.items():
-            if name in other.parameters and other.parameters[name][1] == shape:
-                self.program.set(index, "value", other.program.get(other.parameters[name][0]))
+        self.set(
+            (name, "value", other.get(name))
+            for name, (_, shape) in self.parameters.items()
+            if name in other.parameters and other.parameters[name][1] == shape
+        )
 
     def carry_optimizer(self, other: Engine) -> None:
         if self.training is None or other.training is None:
             return
-        for name, slot in self.slots():
-            value = other.program.get(other.parameters[name][0], slot)
-            self.program.set(self.parameters[name][0], slot, value)
+        self.set((name, slot, other.get(name, slot)) for name, slot in self.slots())
         self.program.iteration = other.program.iteration
 
     def state(self) -> dict[str, Any]:
@@ -181,8 +182,7 @@ class Engine:
     def restored(cls, output: Tensor, seed: int, training: Training | None, state: dict[str, Any]) -> Engine:
         """The engine of the same network whose `state` this is."""
         engine = cls(output, seed, training, state["input_dtype"], state["capacity"])
-        for name, what, value in state["arrays"]:
-            engine.set(name, value, what)
+        engine.set(state["arrays"])
         engine.program.iteration = state["iteration"]
         return engine
 
@@ -199,11 +199,13 @@ class Engine:
     def get(self, name: str, what: str = "value") -> Float32:
         return self.program.get(self.parameters[name][0], what)
 
-    def set(self, name: str, value: Float32, what: str = "value") -> None:
-        self.program.set(self.parameters[name][0], what, value)
+    def set(self, values: Iterable[tuple[str, str, Float32]]) -> None:
+        """Set (parameter, "value" or a slot, array): all or, where an interrupt (Ctrl-C) comes first, none."""
+        self.program.set_all([(self.parameters[name][0], what, value) for name, what, value in values])
 
     def set_capacity(self, batch_size: int) -> None:
         if self.capacity != batch_size:
+            self.capacity = None  # an interrupt may come before it is known again
             self.program.set_max_batch(batch_size)
             self.capacity = batch_size
 

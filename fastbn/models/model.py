@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +19,13 @@ from fastbn.callbacks import Callback, CallbackList, History, as_callbacks
 from fastbn.layers.core import InputLayer
 from fastbn.layers.layer import Layer, Network, OuterShape, Tensor, put_together, snake_case, take_apart
 from fastbn.layers.normalization import BatchNormalization
+from fastbn.metrics import Metric
 from fastbn.models._data import batch_size_of, inner_input, inner_labels, outer_input, reject
 from fastbn.models._files import read_arrays, write_arrays
 from fastbn.models._program import ProgramText
 from fastbn.models._progress import EpochProgress, format_logs, resolve_verbose
 from fastbn.models._summary import print_summary
-from fastbn.models._turns import Turns
+from fastbn.models._turns import Turn, Turns
 from fastbn.models.engine import CHUNK, Engine, Totals, Training
 from fastbn.ops._options import algorithm_code
 
@@ -46,6 +48,11 @@ class Model:
     """
 
     def __init__(self, inputs: Any = None, outputs: Any = None, name: str | None = None) -> None:
+        if inputs is None and outputs is None:
+            raise NotImplementedError(
+                "Model: takes inputs and outputs; models whose call() says what they compute are not built in. "
+                "Received: neither"
+            )
         self._start(name)
         source, output = _single("inputs", inputs), _single("outputs", outputs)
         network = Network(output)
@@ -258,8 +265,7 @@ class Model:
         """
         engine = self._require_engine("load_weights")
         arrays = read_arrays(filepath, {name: shape for name, (_, shape) in engine.parameters.items()})
-        for name, array in arrays.items():
-            engine.set(name, array)
+        engine.set((name, "value", array) for name, array in arrays.items())
 
     def save(self, filepath: str | os.PathLike[str], *args: Any, **options: Any) -> None:
         """Raises NotImplementedError: only weights are written, by `save_weights`."""
@@ -304,9 +310,8 @@ class Model:
                 raise ValueError(
                     f"{op}: {key} must have shape {engine.parameters[name][1]}. Received: {arrays[key].shape}"
                 )
+        engine.set((name, slot, arrays[key]) for key, (name, slot) in slots.items())
         engine.program.iteration = iterations
-        for key, (name, slot) in slots.items():
-            engine.set(name, arrays[key], slot)
 
     # ------------------------------------------------------------------ training
 
@@ -340,7 +345,8 @@ class Model:
             function = losses.get(loss)
             named = tuple(_metrics(metrics, function))
             algorithm_code("compile", conv_algorithm, "conv_algorithm")
-            training = Training(chosen, function, named, conv_algorithm, bool(keep_gradients))
+            frozen = frozenset(layer for layer in self.layers if not layer.trainable)
+            training = Training(chosen, function, named, conv_algorithm, bool(keep_gradients), frozen)
         with self._turns.choice:
             self._turns.refuse_while_training("compile")
             chosen.serve(self)
@@ -365,11 +371,16 @@ class Model:
         return None if self._training is None else self._training.loss
 
     @property
+    def metrics(self) -> list[Metric]:
+        """The metrics that the model was compiled with."""
+        return [] if self._training is None else list(self._training.metrics)
+
+    @property
     def metrics_names(self) -> list[str]:
         """Names of what `evaluate` returns."""
         if self._training is None:
             return []
-        return ["loss", *(metric.name for metric in self._training.metrics)]
+        return ["loss", *(metric.name for metric in self.metrics)]
 
     def fit(
         self,
@@ -388,13 +399,14 @@ class Model:
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
-        validation_freq: int = 1,
+        validation_freq: int | Collection[int] = 1,
     ) -> History:
         """Train for `epochs` epochs (numbered from `initial_epoch`) and return their history.
 
         Each epoch takes the samples in an order drawn from the seed of `utils.set_random_seed` (shuffle), in batches of
         `batch_size` (32), the last of which may be smaller. validation_split keeps the last fraction of the samples for
-        validation. An interrupt (Ctrl-C) between two batches leaves the model as the last step left it.
+        validation, which follows every validation_freq-th epoch, or those whose numbers (from 1) it holds. An interrupt
+        (Ctrl-C) between two batches leaves the model as the last step left it.
 
         verbose: "auto" or 1 draws a progress bar on a terminal and prints a line an epoch, 2 prints the lines alone,
         0 nothing.
@@ -408,18 +420,19 @@ class Model:
         level = resolve_verbose(op, verbose)
         size = batch_size_of(op, batch_size)
         test_size = size if validation_batch_size is None else batch_size_of(op, validation_batch_size)
-        every = integer(op, "validation_freq", validation_freq)
+        validates = _validation_epochs(op, validation_freq)
         first, last = integer(op, "initial_epoch", initial_epoch), integer(op, "epochs", epochs)
-        if first < 0 or last < 0 or every < 1:
+        if first < 0 or last < 0:
             raise ValueError(
-                f"{op}: epochs and initial_epoch must not be negative, and validation_freq be at least 1. "
-                f"Received: epochs={epochs}, initial_epoch={initial_epoch}, validation_freq={validation_freq}"
+                f"{op}: epochs and initial_epoch must not be negative. "
+                f"Received: epochs={epochs}, initial_epoch={initial_epoch}"
             )
         if validation_data is not None:
             if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
                 raise ValueError(f"{op}: validation_data must be (x, y). Received: {type(validation_data).__name__}")
             reject(op, validation_sample_weight=validation_data[2] if len(validation_data) == 3 else None)
-        with ExitStack() as running:
+        turn = Turn(op)
+        try:
             with self._turns.choice:
                 self._turns.refuse_while_training(op)
                 engine, xs, ys = self._take(op, x, y)
@@ -434,7 +447,7 @@ class Model:
                     validation = (test_x, test_y)
                 elif validation_split:
                     xs, ys, validation = _split(op, xs, ys, validation_split)
-                running.callback(self._turns.end, self._turns.begin(op))
+                self._turns.begin(turn)
             training = engine.training
             assert training is not None
             size = min(size, len(xs))  # no block is planned for rows that never come
@@ -444,15 +457,15 @@ class Model:
             called = CallbackList([*as_callbacks(callbacks), history], self, params)
             self.history = history
             self.stop_training = False
-            called.call("on_train_begin", None)
+            called.call("on_train_begin", {})
             logs: dict[str, float] = {}
             for epoch in range(first, last):
-                called.call("on_epoch_begin", epoch, None)
+                called.call("on_epoch_begin", epoch, {})
                 progress = EpochProgress(epoch, last, len(xs), level)
                 try:
                     logs = self._train_epoch(engine, training, xs, ys, size, shuffle, called, progress)
                     progress.trained()
-                    if validation is not None and (epoch - first + 1) % every == 0:
+                    if validation is not None and validates(epoch):
                         logs |= self._evaluate(engine, training, *validation, test_size, called).logs("val_")
                 finally:
                     progress.close()
@@ -462,6 +475,8 @@ class Model:
                     break
             called.call("on_train_end", logs)
             return history
+        finally:
+            turn.over = True
 
     def _train_epoch(
         self,
@@ -483,14 +498,15 @@ class Model:
         rate = program.learning_rate
         for batch, begin in enumerate(range(0, samples, batch_size)):
             if watched:
-                called.call("on_train_batch_begin", batch, None)
+                called.call("on_train_batch_begin", batch, {})
+                rate = program.learning_rate  # that a step of the callback's own may have set
             if optimizer.learning_rate != rate:
                 rate = program.learning_rate = optimizer.learning_rate
             add(step(x, y, order, begin, min(batch_size, samples - begin)))
             if watched:
                 called.call("on_train_batch_end", batch, totals.logs())
-                if self.stop_training:
-                    break
+            if self.stop_training:
+                break
             if clock() > due:
                 progress.draw(totals.samples, totals.logs())
                 due = progress.due
@@ -503,10 +519,10 @@ class Model:
         watched = called.test_batches
         # Results do not depend on the size of a call, so calls are large where nobody looks at batches.
         size = batch_size if watched else max(batch_size, CHUNK)
-        called.call("on_test_begin", None)
+        called.call("on_test_begin", {})
         for batch, begin in enumerate(range(0, len(x), size)):
             if watched:
-                called.call("on_test_batch_begin", batch, None)
+                called.call("on_test_batch_begin", batch, {})
             totals.add(engine.program.evaluate(x, y, None, begin, min(size, len(x) - begin)))
             if watched:
                 called.call("on_test_batch_end", batch, totals.logs())
@@ -562,15 +578,16 @@ class Model:
         watched = called.predict_batches
         size = size if watched else max(size, CHUNK)
         out = allocate(op, (len(xs), *engine.output_shape), FLOAT32)
-        called.call("on_predict_begin", None)
+        called.call("on_predict_begin", {})
         for batch, begin in enumerate(range(0, len(xs), size)):
             count = min(size, len(xs) - begin)
             if watched:
-                called.call("on_predict_batch_begin", batch, None)
-            engine.program.predict(xs, None, begin, count, out[begin : begin + count])
+                called.call("on_predict_batch_begin", batch, {})
+            part = out[begin : begin + count]
+            engine.program.predict(xs, None, begin, count, part)
             if watched:
-                called.call("on_predict_batch_end", batch, None)
-        called.call("on_predict_end", None)
+                called.call("on_predict_batch_end", batch, {"outputs": engine.outer(part)})
+        called.call("on_predict_end", {})
         return engine.outer(out)
 
     def __call__(self, x: Any, training: bool = False) -> Float32:
@@ -594,13 +611,14 @@ class Model:
         """
         op = "train_on_batch"
         reject(op, sample_weight=sample_weight, class_weight=class_weight)
-        with self._turns.choice:
-            self._turns.refuse_other_threads(op)
-            engine, xs, ys = self._take(op, x, y)
-            if engine is not self._engine:
-                self._turns.refuse_while_training(op)
-            turn = self._turns.begin(op)
+        turn = Turn(op)
         try:
+            with self._turns.choice:
+                self._turns.refuse_other_threads(op)
+                engine, xs, ys = self._take(op, x, y)
+                if engine is not self._engine:
+                    self._turns.refuse_while_training(op)
+                self._turns.begin(turn)
             training = engine.training
             assert training is not None
             program, samples = engine.program, len(xs)
@@ -610,7 +628,7 @@ class Model:
             totals = Totals(training, engine.rows)
             totals.add(program.train(xs, ys, None, 0, samples))
         finally:
-            self._turns.end(turn)
+            turn.over = True
         return _returned(totals.logs(), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
@@ -655,8 +673,8 @@ class Model:
             if isinstance(tensor.layer, BatchNormalization) and tensor.layer.trainable:
                 mean, variance = engine.statistics(tensor.inputs[0], xs)
                 for holder in {engine, self._require_engine(op)}:  # two where data of another dtype come in training
-                    holder.set(f"{tensor.layer.name}/moving_mean", mean)
-                    holder.set(f"{tensor.layer.name}/moving_variance", variance)
+                    statistics = {"moving_mean": mean, "moving_variance": variance}
+                    holder.set((f"{tensor.layer.name}/{what}", "value", array) for what, array in statistics.items())
 
     def costs(self, batch_size: int = 128, steps: int | None = None) -> CostTable:
         """What each layer costs in a training step: parameters, multiply-adds, bytes, and measured seconds.
@@ -743,13 +761,19 @@ def _single(name: str, value: Any) -> Tensor:
     return value
 
 
-def _metrics(given: Any, loss: losses.Loss) -> Iterable[metrics.Metric]:
+def _metrics(given: Any, loss: losses.Loss) -> Iterable[Metric]:
     if given is None:
         return
     if isinstance(given, Mapping):
         raise NotImplementedError("compile: metrics must be a list. Received: a dict")
+    taken = {"loss"}
     for item in given if isinstance(given, (list, tuple)) else [given]:
-        yield metrics.get(item, loss)
+        metric = metrics.get(item, loss)
+        if metric.name in taken:  # "mae", "mae_1", ... as Keras names them
+            metric = copy.copy(metric)
+            metric.name = next(name for i in itertools.count(1) if (name := f"{metric.name}_{i}") not in taken)
+        taken.add(metric.name)
+        yield metric
 
 
 def _set_all(engine: Engine, names: list[str], weights: Sequence[npt.ArrayLike]) -> None:
@@ -764,8 +788,18 @@ def _set_all(engine: Engine, names: list[str], weights: Sequence[npt.ArrayLike])
             raise ValueError(
                 f"set_weights: {name} must have shape {engine.parameters[name][1]}. Received: {array.shape}"
             )
-    for name, array in zip(names, arrays, strict=True):
-        engine.set(name, array)
+    engine.set((name, "value", array) for name, array in zip(names, arrays, strict=True))
+
+
+def _validation_epochs(operation: str, validation_freq: Any) -> Callable[[int], bool]:
+    """Whether an epoch, counted from 0, is followed by validation."""
+    if isinstance(validation_freq, Collection) and not isinstance(validation_freq, (str, bytes)):
+        chosen = {integer(operation, "validation_freq", number) for number in validation_freq}
+        return lambda epoch: epoch + 1 in chosen
+    every = integer(operation, "validation_freq", validation_freq)
+    if every < 1:
+        raise ValueError(f"{operation}: validation_freq must be at least 1. Received: validation_freq={every}")
+    return lambda epoch: (epoch + 1) % every == 0
 
 
 def _split(operation: str, x: Array, y: Array, fraction: float) -> tuple[Array, Array, tuple[Array, Array]]:

@@ -198,3 +198,125 @@ def test_one_callback_needs_no_list():
     model.evaluate(X, Y, verbose=0, callbacks=note)
     model.predict(X, callbacks=note)
     assert seen == ["fit", "evaluate", "predict"]
+
+
+def test_logs_are_never_none():
+    """Empty where something begins, with the outputs of a predicted batch."""
+    seen = {}
+
+    def note(name):
+        def method(*arguments):
+            seen.setdefault(name, arguments[-1])
+
+        return method
+
+    names = [name for name in dir(callbacks.Callback) if name.startswith("on_") and "_batch_" not in name]
+    names += [f"on_{kind}_batch_{end}" for kind in ("train", "test", "predict") for end in ("begin", "end")]
+    called = callbacks.LambdaCallback(**{name: note(name) for name in names})
+    model = make()
+    model.fit(X, Y, verbose=0, validation_data=(X, Y), callbacks=[called])
+    model.predict(X, batch_size=20, callbacks=[called])
+    assert set(seen) == set(names)
+    assert all(isinstance(logs, dict) for logs in seen.values())
+    assert {name for name, logs in seen.items() if not logs} == {n for n in names if n.endswith("_begin")} | {
+        "on_predict_end"
+    }
+    np.testing.assert_array_equal(seen["on_predict_batch_end"]["outputs"], model.predict(X[:20]))
+
+
+def test_stop_training_within_an_epoch():
+    """Whoever sets it: the epoch ends after the batch, though no callback looks at batches."""
+
+    class Stop(callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    model = make()
+    model.fit(X, Y, batch_size=1, epochs=3, verbose=0, callbacks=[Stop()])
+    assert model.optimizer.iterations == 1
+
+
+def test_steps_of_a_callback_leave_the_learning_rate():
+    model, other = make(), make()
+    other.set_weights(model.get_weights())
+
+    class Extra(callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            optimizer, rate = self.model.optimizer, self.model.optimizer.learning_rate
+            optimizer.learning_rate = 0.0
+            self.model.train_on_batch(X[:8], Y[:8])
+            optimizer.learning_rate = rate
+
+    model.fit(X, Y, batch_size=10, shuffle=False, verbose=0, callbacks=[Extra()])
+    other.fit(X, Y, batch_size=10, shuffle=False, verbose=0)
+    for a, b in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def classifier(metric):
+    model = fastbn.Sequential([fastbn.Input((4,)), layers.Dense(3, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=[metric])
+    return model
+
+
+@pytest.mark.parametrize("owner", [callbacks.EarlyStopping, callbacks.ModelCheckpoint])
+def test_the_direction_is_that_of_the_metric(owner, tmp_path):
+    labels = np.arange(len(X)) % 3
+    arguments = {} if owner is callbacks.EarlyStopping else {"filepath": tmp_path / "w.npz", "save_best_only": True}
+    for monitor, larger in (("val_top", True), ("top", True), ("val_loss", False)):
+        called = owner(monitor=monitor, **arguments)
+        model = classifier(fastbn.metrics.SparseCategoricalAccuracy(name="top"))
+        model.fit(X, labels, validation_data=(X, labels), verbose=0, callbacks=[called])
+        assert called._monitor.larger == larger
+    model = classifier("accuracy")
+    with pytest.raises(ValueError, match="mode must be 'min' or 'max' where monitor is neither"):
+        model.fit(X, labels, verbose=0, callbacks=[owner(monitor="f1", **arguments)])
+    assert model.optimizer.iterations == 0
+    model.fit(X, labels, verbose=0, callbacks=[owner(monitor="loss", mode="max", **arguments)])
+
+
+@pytest.mark.parametrize("name", ["w.weights.h5", "w{epoch.npz", "w{0}.npz", "w{}.npz", "w}.npz"])
+def test_names_of_checkpoints_are_checked_at_once(name):
+    with pytest.raises(ValueError, match=r"ModelCheckpoint: .*Received: .*w"):
+        callbacks.ModelCheckpoint(name)
+
+
+def test_the_folder_of_a_checkpoint_is_made(tmp_path):
+    make().fit(X, Y, verbose=0, callbacks=[callbacks.ModelCheckpoint(tmp_path / "new" / "{epoch}" / "w.npz")])
+    make().load_weights(tmp_path / "new" / "1" / "w.npz")
+
+
+def test_a_schedule_of_the_epoch_alone():
+    model = make()
+    model.fit(X, Y, epochs=3, verbose=0, callbacks=[callbacks.LearningRateScheduler(lambda epoch: 0.5**epoch)])
+    assert model.history.history["learning_rate"] == [1.0, 0.5, 0.25]
+    schedule = callbacks.LearningRateScheduler(lambda epoch, rate=1.0: rate / 2)
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=[schedule])
+    assert model.history.history["learning_rate"] == [0.125, 0.0625]
+
+
+def test_validation_epochs_count_from_the_first_of_all():
+    def validated(**options):
+        seen = []
+        called = callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: seen.append(epoch) if "val_loss" in logs else None
+        )
+        make().fit(X, Y, validation_data=(X, Y), verbose=0, callbacks=[called], **options)
+        return seen
+
+    assert validated(epochs=4, validation_freq=2) == [1, 3]
+    assert validated(epochs=4, initial_epoch=1, validation_freq=2) == [1, 3]
+    assert validated(epochs=4, validation_freq=[1, 3]) == [0, 2]
+    for wrong, error in ((0, ValueError), ("2", TypeError), ([1.5], TypeError)):
+        with pytest.raises(error, match="validation_freq"):
+            validated(validation_freq=wrong)
+
+
+def test_metrics_of_one_name_are_numbered():
+    model = fastbn.Sequential([fastbn.Input((4,)), layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae", "mae", fastbn.metrics.MeanSquaredError(name="loss")])
+    assert model.metrics_names == ["loss", "mae", "mae_1", "loss_1"]
+    found = model.evaluate(X, Y, verbose=0)
+    assert len(found) == 4
+    assert found[1] == found[2]
+    assert found[0] == pytest.approx(found[3])

@@ -113,3 +113,52 @@ def test_a_copy_of_a_layer_belongs_to_no_model():
 def test_shallow_copies_are_refused():
     with pytest.raises(TypeError, match=r"copy: .*deepcopy"):
         copy.copy(sequential())
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("optimizer", [lambda: optimizers.SGD(0.1, momentum=0.9), optimizers.Adam, optimizers.SGD])
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_trainable_is_that_of_compile(how, optimizer, first):
+    """Layers frozen or thawed after `compile` go on as they were, in copies and for data of another dtype, too."""
+    x = np.random.default_rng(2).integers(0, 256, (24, 4, 4, 1), np.uint8)
+    fastbn.utils.set_random_seed(3)
+    parts = [layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(5, name="a"), layers.BatchNormalization()]
+    model = fastbn.Sequential([fastbn.Input((4, 4, 1)), *parts, layers.Dense(3, activation="softmax")])
+    model.get_layer("a").trainable = first
+    model.compile(optimizer(), "sparse_categorical_crossentropy")
+    model.fit(x, Y, verbose=0)
+    model.trainable = not first
+    made = COPIES[how](model)
+    outputs = model.predict(x.astype(np.float32))  # another engine
+    assert_same(made.predict(x.astype(np.float32)), outputs)
+    before = model.get_layer("a").get_weights()
+    for each in (model, made):
+        each.fit(x, Y, shuffle=False, verbose=0)
+        assert np.array_equal(each.get_layer("a").get_weights()[0], before[0]) != first
+    for a, b in zip(model.get_weights(), made.get_weights(), strict=True):
+        assert_same(a, b)
+    model.compile(optimizer(), "sparse_categorical_crossentropy")  # and from the next one on as they say
+    before = model.get_weights()
+    model.fit(x, Y, verbose=0)
+    assert np.array_equal(model.get_weights()[0], before[0]) == first
+
+
+@pytest.mark.parametrize(
+    ("made", "name"),
+    [
+        (optimizers.SGD(), "momentum"),
+        (optimizers.SGD(), "nesterov"),
+        (optimizers.RMSprop(), "rho"),
+        (optimizers.Adam(), "amsgrad"),
+        (optimizers.AdamW(), "weight_decay"),
+    ],
+)
+def test_settings_of_an_optimizer_hold(made, name):
+    before = getattr(made, name)
+    with pytest.raises(AttributeError, match=f"{type(made).__name__}: {name} cannot be set"):
+        setattr(made, name, 0.5)
+    assert getattr(made, name) == before
+    made.learning_rate = 0.25
+    assert copy.deepcopy(made).learning_rate == made.lr == 0.25
+    with pytest.raises(ValueError, match="learning_rate"):
+        made.learning_rate = 1e39

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
+import os
 import signal
+import sys
 import textwrap
 import time
 
@@ -155,3 +159,102 @@ def test_a_signal_ends_fit():
     began = time.perf_counter()
     assert float(run_python("-c", FIT)) < 1.0
     assert time.perf_counter() - began < 60
+
+
+def _at_every_call(body, most=400):
+    """body() again and again, interrupted at the return of its 1st, 2nd, ... call of a function of Python or C."""
+    for number in range(1, most):
+        left = number
+
+        def count(frame, event, argument):
+            nonlocal left
+            yields = frame.f_code.co_flags & inspect.CO_GENERATOR  # no place where Python handles signals
+            if event == "c_return" or (event == "return" and not yields):
+                left -= 1
+                if left == 0:
+                    sys.setprofile(None)
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        interrupted = False
+        try:
+            sys.setprofile(count)
+            body()
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            sys.setprofile(None)
+        if not interrupted:
+            return  # all calls have been interrupted once
+        yield number
+    raise AssertionError(f"more than {most} calls")
+
+
+@pytest.fixture
+def raises_interrupts():
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("raises_interrupts")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of archives that were being closed
+@pytest.mark.parametrize("method", ["fit", "train_on_batch"])
+def test_training_goes_on_after_an_interrupt_anywhere(method):
+    """With batches of another size: whatever was being planned, the model trains on, and is in nobody's turn."""
+    x, y = np.random.default_rng(0).random((8, 20), np.float32), np.ones((8, 4), np.float32)
+    model = small_model()
+
+    def train(rows):
+        if method == "fit":
+            model.fit(x[:rows], y[:rows], batch_size=rows, verbose=0)
+        else:
+            model.train_on_batch(x[:rows], y[:rows])
+
+    train(8)
+    seen = 0
+    sizes = itertools.count()
+    for _ in _at_every_call(lambda: train(1 + next(sizes) % 7)):
+        train(8)
+        model.compile("sgd", "mean_squared_error")
+        train(8)
+        seen += 1
+    assert seen > 20
+
+
+@pytest.mark.usefixtures("raises_interrupts")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of archives that were being closed
+def test_weights_are_taken_whole_or_not_at_all(tmp_path):
+    model = small_model()
+    model.compile("adam", "mean_squared_error")
+    zeros, ones = ([np.full_like(w, value) for w in model.get_weights()] for value in (0, 1))
+    model.set_weights(ones)
+    model.save_weights(tmp_path / "ones.npz")
+    state = {name: np.ones_like(value) for name, value in model.optimizer_state().items() if name != "iterations"}
+    setters = {
+        "set_weights": lambda: model.set_weights(ones),
+        "load_weights": lambda: model.load_weights(tmp_path / "ones.npz"),
+        "set_optimizer_state": lambda: model.set_optimizer_state({"iterations": 3, **state}),
+    }
+    for name, setter in setters.items():
+        outcomes = set()
+        for _ in _at_every_call(setter, 4000):
+            if name == "set_optimizer_state":
+                values = [v for k, v in model.optimizer_state().items() if k != "iterations"]
+            else:
+                values = model.get_weights()
+            mixed = {float(v) for array in values for v in np.unique(array)}
+            assert len(mixed) == 1, f"{name} left {mixed}"
+            outcomes |= mixed
+            model.set_weights(zeros)
+            model.set_optimizer_state({"iterations": 0, **{k: np.zeros_like(v) for k, v in state.items()}})
+        assert 0.0 in outcomes
+
+
+@pytest.mark.usefixtures("raises_interrupts")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of archives that were being closed
+def test_an_interrupt_of_saving_is_one(tmp_path):
+    model = small_model()
+    model.save_weights(tmp_path / "w.npz")
+    for _ in _at_every_call(lambda: model.save_weights(tmp_path / "w.npz"), 6000):
+        assert [path.name for path in tmp_path.iterdir()] == ["w.npz"]
+    model.load_weights(tmp_path / "w.npz")
