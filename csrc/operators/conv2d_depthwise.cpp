@@ -49,9 +49,10 @@ bool copies_slices(int64_t channels) { return channels * int64_t{sizeof(float)} 
 
 int64_t source_rows(int64_t rows, int64_t stride) { return (rows - 1) * stride + 3; }
 
-// Output rows whose sources, and `beside` more pixels for each row, are copied at once.
+// Output rows whose sources, and `beside` more pixels for each row, are copied at once. Each takes stride rows of
+// sources, and all of them 3 - stride more.
 int64_t rows_of_slice(int64_t width, int64_t stride, int64_t beside) {
-  const int64_t pixels = kSliceFloats / kSlice - source_rows(0, stride) * width;
+  const int64_t pixels = kSliceFloats / kSlice - (3 - stride) * width;
   return std::max<int64_t>(1, pixels / (stride * width + beside));
 }
 int64_t slice_floats(int64_t width, int64_t stride, int64_t beside) {

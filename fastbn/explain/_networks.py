@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from dataclasses import dataclass
@@ -80,6 +81,14 @@ def make_model(name: str) -> Model:
         function = getattr(module, function_name, None)
         if not callable(function):
             raise ValueError(f"explain: {module_name} must have a function of this name. Received: {function_name!r}")
+        try:
+            inspect.signature(function).bind()
+        except TypeError as error:
+            raise ValueError(
+                f"explain: the function must need no arguments. Received: {module_name}:{function_name} ({error})"
+            ) from None
+        except ValueError:  # a function of C without a signature
+            pass
         made = function()
     elif name in networks.__all__:
         made = getattr(networks, name)()

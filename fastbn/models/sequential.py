@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from fastbn.layers.core import Input, InputLayer
@@ -102,6 +103,9 @@ class Sequential(Model):
     def _restack(self, stack: list[Layer]) -> None:
         """Take these layers, which end in the output, or change nothing; weights of layers that stay are kept."""
         old, engine, training = self._engine, None, self._training
+        if training is not None:
+            added = {layer for layer in stack if layer not in self._stack and not layer.trainable}
+            training = replace(training, frozen=training.frozen | added)
         if old is not None:
             if training is not None and not (stack and training.fits(stack[-1])):
                 training = None

@@ -254,6 +254,9 @@ def broken():
 def wrong():
     return 3
 
+def needs(units):
+    return tiny(units)
+
 value = 3
 """
 
@@ -291,6 +294,7 @@ def test_command_on_a_model_of_ones_own(module: Path) -> None:
         (["their_models.py:tiny"], "(leave out .py)"),
         (["their_models:nothing"], "must have a function of this name. Received: 'nothing'"),
         (["their_models:value"], "must have a function of this name. Received: 'value'"),
+        (["their_models:needs"], "must need no arguments. Received: their_models:needs (missing a required argument"),
         (["their_models:wrong"], "must return a fastbn model. Received: int"),
         (["their_models:"], "a model is named module:function. Received: 'their_models:'"),
         (["./their_models.py:tiny"], "a model is named module:function. Received: './their_models.py:tiny'"),

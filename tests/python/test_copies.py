@@ -143,6 +143,19 @@ def test_what_is_trainable_is_that_of_compile(how, optimizer, first):
     assert np.array_equal(model.get_weights()[0], before[0]) == first
 
 
+@pytest.mark.parametrize("built", [True, False])
+def test_a_frozen_layer_that_is_added_after_compile(built):
+    model = fastbn.Sequential([*([fastbn.Input((4,))] if built else []), layers.Dense(3, name="a")])
+    model.compile("adam", "mse")
+    model.add(layers.Dense(2, name="b", trainable=False))
+    x = np.ones((8, 4), np.float32)
+    model.predict(x)
+    before = model.get_weights()
+    model.fit(x, np.ones((8, 2)), verbose=0)
+    changed = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
+    assert changed == [True, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("made", "name"),
     [
