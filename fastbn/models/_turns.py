@@ -13,6 +13,8 @@ class Turn:
     That is an assignment and no call: an interrupt (Ctrl-C) comes before it or after, and none can leave a turn behind.
     """
 
+    __slots__ = ("operation", "over", "thread")
+
     def __init__(self, operation: str) -> None:
         self.operation = operation
         self.thread = threading.get_ident()
@@ -30,24 +32,21 @@ class Turns:
     @property
     def training(self) -> bool:
         """Whether any thread trains: the engine must stay the model's."""
-        return bool(self._running())
-
-    def _running(self) -> list[Turn]:
-        return [turn for turn in self._begun if not turn.over]
+        return any(not turn.over for turn in self._begun)
 
     def refuse_while_training(self, operation: str) -> None:
         """Raises RuntimeError where a step of the training under way would go into an engine that is given up."""
-        running = self._running()
-        if running:
-            raise RuntimeError(
-                f"{operation}: the model must not be in training. Received: a call during {running[-1].operation}, "
-                "from a callback or another thread"
-            )
+        for turn in reversed(self._begun):
+            if not turn.over:
+                raise RuntimeError(
+                    f"{operation}: the model must not be in training. Received: a call during {turn.operation}, "
+                    "from a callback or another thread"
+                )
 
     def refuse_other_threads(self, operation: str) -> None:
         """Raises RuntimeError where another thread trains; this one may, from a callback."""
-        for turn in self._running():
-            if turn.thread != threading.get_ident():
+        for turn in self._begun:
+            if not turn.over and turn.thread != threading.get_ident():
                 raise RuntimeError(
                     f"{operation}: one thread at a time trains a model. Received: a call while it is training in "
                     f"another thread, in {turn.operation}"
@@ -55,7 +54,8 @@ class Turns:
 
     def begin(self, turn: Turn) -> None:
         """Take the turn, with `choice` held."""
-        self._begun = [*self._running(), turn]
+        self._begun = [begun for begun in self._begun if not begun.over]
+        self._begun.append(turn)
 
     def _begin_anew(self) -> None:
         """In a forked child: other threads are not there, and what they had begun never ends."""
